@@ -1,0 +1,1 @@
+"""nanogpt: a laboratory for studying modern LLM architectures by building small language models."""

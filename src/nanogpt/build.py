@@ -1,0 +1,167 @@
+"""Text -> part: how every axis (mixers, norms, optimizers, tokenizers, ...) builds what a spec describes.
+
+A part is a class with keyword arguments only. The parent supplies some of them (`dim`, `layer`,
+`n_layers`, `context`, `vocab_size`, ...); all others are knobs, and the signature is their schema.
+A part keeps each knob under the knob's own name: that is how defaults get written into the saved
+configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, get_args
+
+from nanogpt.errors import UserError, nearest
+from nanogpt.spec import Spec, Value, parse, to_text
+
+PARTS_FOLDER: ContextVar[Path] = ContextVar("PARTS_FOLDER", default=Path())
+
+
+@contextmanager
+def parts_from(folder: Path | str) -> Iterator[None]:
+    """Look for `my_parts.py:Mine` in this folder: a run keeps a copy of the parts it was trained with."""
+    token = PARTS_FOLDER.set(Path(folder))
+    try:
+        yield
+    finally:
+        PARTS_FOLDER.reset(token)
+
+
+def user_class(name: str) -> Callable[..., Any]:
+    """`my_parts.py:Mine` -> the class Mine. Raises UserError where the file or the class is not there."""
+    file, _, attribute = name.rpartition(":")
+    path = (PARTS_FOLDER.get() / Path(file).expanduser()).resolve()
+    if not path.is_file():
+        raise UserError(f"{name}: no file {path}")
+    module_name = f"nanogpt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises, it is the user's file that is to be mended
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module_name]
+        raise UserError(f"{path} has no class '{attribute}'{nearest(attribute, classes)}")
+    return found
+
+
+def lookup(table: Mapping[str, Callable[..., Any]], name: str) -> Callable[..., Any]:
+    """The class behind a part's name: from the axis's table, or from a file of the user's."""
+    if ".py:" in name:
+        return user_class(name)
+    if name not in table:
+        raise UserError(f"no part '{name}'{nearest(name, table)}")
+    return table[name]
+
+
+def signature(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {k: p for k, p in inspect.signature(part).parameters.items() if p.kind not in kinds}
+
+
+def knobs_of(part: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    """The arguments that a user may set: all that the parent does not supply."""
+    return {k: p for k, p in signature(part).items() if k not in supplied}
+
+
+def build(table: Mapping[str, Callable[..., Any]], text: str | Spec, **supplied: Any) -> Any:
+    """Build the part that `text` describes. `supplied` goes to those constructors that name it.
+
+    The result carries `.spec`: the same part with every knob written out. Raises UserError for
+    a name that is not in the table, a knob that the constructor does not have or of the wrong kind.
+    """
+    spec = parse(text)
+    part = lookup(table, spec.name)
+    knobs = knobs_of(part, supplied)
+    given = _bind(spec, knobs)
+    wanted = {k: v for k, v in supplied.items() if k in signature(part)}
+    try:
+        built = part(**wanted, **given)
+    except UserError as error:
+        raise UserError(f"{spec.name}: {error}") from None
+    built.spec = Spec(spec.name, (), {k: _written(built, k, given.get(k, p.default)) for k, p in knobs.items()})
+    return built
+
+
+def _bind(spec: Spec, knobs: Mapping[str, inspect.Parameter]) -> dict[str, Value]:
+    if len(spec.args) > len(knobs):
+        raise UserError(f"{spec.name}: {len(spec.args)} values for {len(knobs)} knobs ({', '.join(knobs) or 'it has none'})")
+    given = dict(zip(knobs, spec.args, strict=False))
+    for knob, value in spec.knobs.items():
+        if knob not in knobs:
+            tail = nearest(knob, knobs) if knobs else " (it has no knobs)"
+            raise UserError(f"{spec.name}: no knob '{knob}'{tail}")
+        if knob in given:
+            raise UserError(f"{spec.name}: '{knob}' is given twice, by place and by name")
+        given[knob] = value
+    for knob, parameter in knobs.items():
+        if knob not in given and parameter.default is parameter.empty:
+            raise UserError(f"{spec.name}: '{knob}' needs a value")
+        if knob in given:
+            given[knob] = _typed(spec.name, knob, given[knob], parameter.annotation)
+    return given
+
+
+def _typed(part: str, knob: str, value: Value, annotation: Any) -> Value:
+    """Refuse a knob of the wrong kind. Annotations are text here (`from __future__ import annotations`)."""
+    kind = str(annotation)
+    words = [w.strip(" '\"") for w in kind[8:-1].split(",")] if kind.startswith("Literal[") else None
+    if words is None and get_args(annotation) and all(isinstance(a, str) for a in get_args(annotation)):
+        words = list(get_args(annotation))
+    if words is not None:
+        if str(value) not in words:
+            raise UserError(f"{part}: {knob}={to_text(value)} is not one of its words{nearest(str(value), words)}")
+        return value
+    kinds = {k.strip() for k in kind.replace("<class '", "").replace("'>", "").split("|")}
+    if kinds & {"int", "float"} and not (kinds & {"str", "Value"}):
+        if not isinstance(value, (int, float)):
+            raise UserError(f"{part}: {knob}={to_text(value)} must be a number")
+        if "float" not in kinds and int(value) != value:
+            raise UserError(f"{part}: {knob}={value} must be a whole number; nearest: {round(value)}")
+        return float(value) if "float" in kinds else int(value)
+    if kinds == {"str"} and isinstance(value, (int, float, list)):
+        raise UserError(f"{part}: {knob}={to_text(value)} must be a word or a part")
+    return value
+
+
+def _written(built: Any, knob: str, value: Value | None) -> Value:
+    """A knob's value for the saved configuration: what the part made of it, where it kept that."""
+    kept = getattr(built, knob, value)
+    inner = kept if isinstance(kept, Spec) else getattr(kept, "spec", None)
+    if isinstance(inner, Spec):
+        return inner if inner.knobs else inner.name
+    return kept if type(kept) in (int, float, str, list) else value  # type: ignore[return-value]
+
+
+def at_least(least: float, **values: float) -> None:
+    """Refuse knobs below a bound, naming the nearest value that would do: `at_least(1, heads=heads)`."""
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"{name}={value} must be at least {least}; nearest: {least}")
+
+
+def between(low: float, high: float, **values: float) -> None:
+    """Refuse knobs outside [low, high)."""
+    for name, value in values.items():
+        if not low <= value < high:
+            raise UserError(f"{name}={value} must be at least {low} and below {high}; nearest: {low}")
+
+
+def divides(name: str, value: int, of: str, total: int) -> None:
+    """Refuse a knob that does not divide another, naming the nearest one that does."""
+    at_least(1, **{name: value})
+    if total % value:
+        divisors = [d for d in range(1, total + 1) if total % d == 0]
+        best = min(divisors, key=lambda d: abs(d - value))
+        raise UserError(f"{name}={value} does not divide {of}={total}; nearest: {name}={best}")

@@ -1,0 +1,120 @@
+"""Sampling: one path for every mixer, with its cache.
+
+    prompts -> padded batch -> logits -> temperature, top-k, top-p, min-p -> one token each -> ... until `tokens` or a stop
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogpt.errors import UserError
+from nanogpt.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from its distribution.
+
+    temperature: logits are divided by it; 0 takes the likeliest token. top_k: only the k likeliest (0: all).
+    top_p: only the likeliest whose probabilities add up to p (Holtzman et al. 2019). min_p: only those at least
+    p times as likely as the likeliest (Nguyen et al. 2024). seed: each row of a batch draws from a stream of
+    its own, so a prompt's continuation does not depend on its company.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("temperature", 0, 1e6), ("top_k", 0, 1e9), ("top_p", 0, 1), ("min_p", 0, 1)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"{name}={value} must be from {low:g} to {high:g}; nearest: {low if value < low else high:g}")
+        if self.top_p == 0:
+            raise UserError("top_p=0 leaves no token; nearest: a small number above 0, or temperature 0 for the likeliest")
+
+
+def distribution(logits_BV: Tensor, how: Sampling) -> Tensor:
+    """Probabilities after temperature and the cuts, (B, V). The cuts see the tempered distribution."""
+    p = (logits_BV.float() / how.temperature).softmax(-1)
+    keep = torch.ones_like(p, dtype=torch.bool)
+    if how.top_k:
+        keep &= p >= p.topk(min(how.top_k, p.shape[-1])).values[:, -1:]
+    if how.min_p:
+        keep &= p >= how.min_p * p.amax(-1, keepdim=True)
+    if how.top_p < 1:
+        sorted_p, order = p.sort(-1, descending=True)
+        before = sorted_p.cumsum(-1) - sorted_p  # the token that reaches top_p is kept
+        keep &= torch.zeros_like(keep).scatter(-1, order, before < how.top_p)
+    p = p * keep
+    return p / p.sum(-1, keepdim=True)
+
+
+def choose(logits_BV: Tensor, how: Sampling, random: Sequence[torch.Generator]) -> Tensor:
+    """One token for each row, (B,)."""
+    if how.temperature == 0:
+        return logits_BV.argmax(-1)
+    p = distribution(logits_BV, how).cpu()
+    rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, random, strict=True)]
+    return torch.cat(rows).to(logits_BV.device)
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    how: Sampling | None = None,
+    stopped: Callable[[list[int]], bool] = lambda new: False,
+) -> list[list[int]]:
+    """Continue each prompt by at most `tokens` tokens; return the new tokens of each.
+
+    stopped: given a row's new tokens, whether it is done. A row sees at most the last `model.context` tokens.
+    """
+    new: list[list[int]] = [[] for _ in prompts]
+    for step in stream(model, prompts, tokens, how):
+        for row, token in enumerate(step):
+            if not (new[row] and stopped(new[row])):
+                new[row].append(token)
+        if all(row and stopped(row) for row in new):
+            break
+    return new
+
+
+@torch.no_grad()
+def stream(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], tokens: int, how: Sampling | None = None
+) -> Iterator[list[int]]:
+    """The next token of every row, step by step."""
+    how = how or Sampling()
+    if not prompts or not all(prompts):
+        raise UserError("a prompt has no tokens; give at least one token to continue from")
+    device = next(model.parameters()).device
+    random = [torch.Generator().manual_seed(how.seed) for _ in prompts]
+    rows = [list(p) for p in prompts]
+    training = model.training
+    model.eval()
+    try:
+        logits, cache = _read(model, rows, tokens, device)
+        for _ in range(tokens):
+            chosen = choose(logits, how, random)
+            step = chosen.tolist()
+            for row, token in zip(rows, step, strict=True):
+                row.append(token)
+            yield step
+            if cache.length < min(cache.capacity, model.context):
+                logits = model(chosen[:, None], cache=cache)[:, -1]
+            else:  # the window is full: it moves on by one token, and every position in it changes
+                logits, cache = _read(model, rows, tokens, device)
+    finally:
+        model.train(training)
+
+
+def _read(model: LanguageModel, rows: list[list[int]], tokens: int, device: torch.device) -> tuple[Tensor, object]:
+    raise NotImplementedError

@@ -1,0 +1,243 @@
+"""A language model assembled from parts. It knows the name of none of them.
+
+    tokens -> embed -> [block, block, ...] -> norm -> head -> logits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt.build import build
+from nanogpt.config import ModelConfig
+from nanogpt.errors import UserError
+from nanogpt.model.blocks import LAYOUTS
+from nanogpt.model.ends import EMBEDS, HEADS
+from nanogpt.model.init import SCHEMES, initialise
+from nanogpt.model.init import roles as parameter_roles
+from nanogpt.model.norms import NORMS
+from nanogpt.model.objectives import IGNORED, OBJECTIVES
+from nanogpt.model.part import Cache, Flow, Part, flops
+from nanogpt.model.positions import POSITIONS
+from nanogpt.model.rules import check_compatible
+from nanogpt.spec import Spec, compress, expand
+
+
+@contextmanager
+def field(name: str) -> Iterator[None]:
+    """Put the field's name before an error of one of its parts."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def per_layer(config: ModelConfig, name: str) -> list[Spec]:
+    with field(f"model.{name}"):
+        return expand(getattr(config, name), config.n_layers)
+
+
+class LanguageModel(nn.Module):
+    """The model that a configuration describes, its weights not yet filled (see `initialise`).
+
+    B batch, T tokens, D dim, V vocabulary. Raises UserError, naming the field, for parts that cannot be built.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.vocab_size, self.context = config.vocab_size, config.context
+        self.dim = config.vocab_size if config.dim == "vocab" else config.dim
+        if self.vocab_size < 1:
+            raise UserError("model.vocab_size=0: a model needs the size of its vocabulary; nearest: 1")
+        ends = {"dim": self.dim, "vocab_size": self.vocab_size}
+        with field("model.embed"):
+            self.embed = build(EMBEDS, config.embed, **ends)
+        self.blocks = nn.ModuleList(self._block(config, layer) for layer in range(config.n_layers))
+        self.position, self._position_of = self._positions(config)
+        last_norm = per_layer(config, "norm")[-1] if self.blocks and self.blocks[-1].final_norm else "none"
+        with field("model.norm"):
+            self.norm = build(NORMS, last_norm, dim=self.dim)
+        with field("model.head"):
+            self.head = build(HEADS, config.head, **ends)
+        with field("model.objective"):
+            self.objective = build(OBJECTIVES, config.objective, **ends, n_layers=config.n_layers)
+        with field("model.init"):
+            self.scheme = build(SCHEMES, config.init, dim=self.dim, n_layers=config.n_layers)
+        self._remembering = [m for m in self.modules() if hasattr(m, "new_state")]
+        for slot, part in enumerate(self._remembering):
+            part.slot = slot
+        check_compatible(self)
+
+    def _block(self, config: ModelConfig, layer: int) -> Part:
+        parts = {name: per_layer(config, name)[layer] for name in ("mixer", "ffn", "norm")}
+        layout = per_layer(config, "layout")[layer]
+        given = {"dim": self.dim, "layer": layer, "n_layers": config.n_layers, "context": config.context}
+        try:
+            return build(LAYOUTS, layout, **given, **parts)
+        except UserError as error:
+            raise UserError(f"{_blame(parts, layout, given)}: {str(error).removeprefix(f'{layout.name}: ')}") from None
+
+    def _positions(self, config: ModelConfig) -> tuple[nn.ModuleList, list[int]]:
+        """One part for each distinct position; which one each layer has."""
+        specs = per_layer(config, "position")
+        distinct = list(dict.fromkeys(map(str, specs)))
+        of = [distinct.index(str(s)) for s in specs]
+        parts = nn.ModuleList()
+        with field("model.position"):
+            for number, text in enumerate(distinct):
+                mixers = [b.mixer for b, n in zip(self.blocks, of, strict=True) if n == number]
+                sizes = {k: max((getattr(m, k, 0) for m in mixers), default=0) for k in ("heads", "head_dim")}
+                parts.append(build(POSITIONS, text, dim=self.dim, context=config.context, **sizes))
+        return parts, of
+
+    def initialise(self, seed: int) -> None:
+        """Fill every parameter by the rule of its role (init.py)."""
+        initialise(self, self.scheme, seed)
+
+    def roles(self) -> dict[str, str]:
+        """Role of every parameter by its name: what initialisation and optimizer groups go by."""
+        return {name: role.name for name, role in parameter_roles(self).items()}
+
+    def flow(
+        self,
+        tokens_BT: Tensor,
+        mask_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Flow:
+        """What travels beside the stream in this pass."""
+        seen = 0 if cache is None else cache.length
+        if cache is not None and (mask_BT is not None or cache.mask_BS is not None):
+            seen = _remember_mask(cache, tokens_BT, mask_BT)
+        positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+        if mask_BT is not None:
+            positions = (mask_BT.cumsum(1) - 1).clamp(min=0)
+        if documents_BT is not None:
+            positions = positions - _starts(documents_BT)
+        position = [self.position[n] for n in self._position_of]
+        return Flow(tokens_BT, positions + seen, mask_BT, documents_BT, cache, position)
+
+    def hidden(self, flow: Flow) -> Tensor:
+        """tokens -> what the head reads, x_BTD."""
+        x = self.embed(flow.tokens_BT, flow)
+        if self.blocks:
+            x = self.blocks[0].open(x, flow)
+            for block in self.blocks:
+                x = block(x, flow)
+            x = self.blocks[-1].close(x, flow)
+        return self.norm(x)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        return self.head(hidden_BTD, self.embed.weight)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        mask_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits of the token after each one, (B, T, V).
+
+        mask_BT: True where there is a token, False at padding. documents_BT: number of the document of each
+        token, where a row holds several. cache: from `new_cache`; the tokens follow those it has seen.
+        """
+        flow = self.flow(tokens_BT, mask_BT, documents_BT, cache)
+        logits = self.logits(self.hidden(flow))
+        if cache is not None:
+            cache.length += tokens_BT.shape[1]
+        return logits
+
+    def losses(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        mask_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        count: float | Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss terms in nats a token, and their sum `loss`. Targets of -1 are not scored.
+
+        count: scored tokens to divide by, when these rows are a part of a larger batch; by default their own.
+        """
+        flow = self.flow(tokens_BT, mask_BT, documents_BT)
+        own = (targets_BT != IGNORED).sum()
+        terms = dict(self.objective(self, self.hidden(flow), targets_BT, flow))
+        for (name, _), value in flow.losses.items():  # a mean over these rows, so weighted by their share
+            terms[name] = terms.get(name, 0.0) + value * own
+        terms = {name: value / (own if count is None else count) for name, value in terms.items()}
+        return {"loss": torch.stack([*terms.values()]).sum(), **terms}
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty memory for `batch` rows of at most `capacity` tokens."""
+        return Cache([part.new_state(batch, capacity) for part in self._remembering], capacity)
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that the positions can tell apart; None where there is no end."""
+        return min((p.limit for p in self.position if p.limit is not None), default=None)
+
+    def flops(self, tokens: int, context: int) -> float:
+        """Floating-point operations of a forward pass over `tokens` tokens in windows of `context`."""
+        return sum(flops(child, tokens, context) for child in self.children())
+
+
+def _blame(parts: dict[str, Spec], layout: Spec, given: dict[str, Any]) -> str:
+    """The field whose part cannot be built."""
+    for name, spec in parts.items():
+        without = {k: (v if k == name else Spec("none")) for k, v in parts.items()}
+        try:
+            build(LAYOUTS, Spec("pre"), **given, **without) if name != "norm" else build(NORMS, spec, dim=given["dim"])
+        except UserError:
+            return f"model.{name}"
+    return "model.layout"
+
+
+def _remember_mask(cache: Cache, tokens_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Add the new columns to the cache's mask; return how many real tokens each row had before, (B, 1)."""
+    B, T = tokens_BT.shape
+    if cache.mask_BS is None:
+        cache.mask_BS = torch.ones(B, cache.capacity, dtype=torch.bool, device=tokens_BT.device)
+    if mask_BT is not None:
+        cache.mask_BS[:, cache.length : cache.length + T] = mask_BT
+    return cache.mask_BS[:, : cache.length].sum(1, keepdim=True)
+
+
+def _starts(documents_BT: Tensor) -> Tensor:
+    """Column where the document of each token starts, (B, T)."""
+    columns = torch.arange(documents_BT.shape[1], device=documents_BT.device).expand_as(documents_BT)
+    new = torch.ones_like(documents_BT, dtype=torch.bool)
+    new[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return torch.where(new, columns, 0).cummax(1).values
+
+
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """The same configuration with every layer's part and every knob written out.
+
+    Builds the model without memory; raises UserError as `LanguageModel` does. Resolving twice changes nothing.
+    """
+    with torch.device("meta"):
+        model = LanguageModel(config)
+        norms = [str(build(NORMS, spec, dim=model.dim).spec) for spec in per_layer(config, "norm")]
+    blocks: list[Any] = list(model.blocks)
+    full: dict[str, Any] = {
+        "dim": model.dim,
+        "embed": str(model.embed.spec),
+        "position": _cycle([model.position[n].spec for n in model._position_of], config.position),
+        "mixer": _cycle([b.mixer.spec for b in blocks], config.mixer),
+        "ffn": _cycle([b.ffn.spec for b in blocks], config.ffn),
+        "norm": norms or config.norm,
+        "layout": _cycle([b.spec for b in blocks], config.layout),
+        "head": str(model.head.spec),
+        "init": str(model.scheme.spec),
+        "objective": str(model.objective.spec),
+    }
+    return config.model_copy(update=full)
+
+
+def _cycle(specs: list[Spec], given: Any) -> Any:
+    return [str(s) for s in specs] if specs else given

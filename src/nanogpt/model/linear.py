@@ -1,0 +1,21 @@
+"""A matrix, with what an initialisation needs to know about it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Linear(nn.Linear):
+    """y = x W^T (+ b), (..., n_in) -> (..., n_out).
+
+    role: "hidden" reads the stream, "residual" writes to it, "head" makes logits (see init.py).
+    gain: of the activation that *feeds* this matrix, so that its output keeps the variance
+        (He et al. 2015, eq. 10, is the gain sqrt(2) after a ReLU).
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = False, role: str = "hidden", gain: float = 1.0) -> None:
+        super().__init__(n_in, n_out, bias=bias)
+        self.role, self.gain = role, gain
+
+    def reset_parameters(self) -> None:
+        """Nothing: initial weights come from one rule for the whole model, in init.py."""

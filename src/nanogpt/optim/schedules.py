@@ -1,0 +1,101 @@
+"""Learning rate over a run, as a share of the optimizer's own. Pure functions of (step, steps): nothing to save.
+
+Every schedule may begin with a warm-up, a straight rise over `warmup` steps (or that share of the run, below 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from nanogpt.build import at_least
+from nanogpt.errors import UserError
+
+
+class Schedule:
+    """`schedule(step, steps)` is the share of the base rate in step 0, 1, ... steps - 1."""
+
+    warmup: float
+
+    def __call__(self, step: int, steps: int) -> float:
+        warmup = length(self.warmup, steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return self.after(step, warmup, steps)
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        raise NotImplementedError
+
+
+def length(value: float, steps: int) -> int:
+    """A number of steps, or a share of the run where it is below 1."""
+    return min(steps, round(value * steps) if value < 1 else round(value))
+
+
+def share(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name}={value} must lie between 0 and 1; nearest: {min(1, max(0, value)):g}")
+
+
+class Constant(Schedule):
+    def __init__(self, *, warmup: float = 0) -> None:
+        at_least(0, warmup=warmup)
+        self.warmup = warmup
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        return 1.0
+
+
+class Linear(Schedule):
+    """Falls in a straight line to `final`, which it would reach in the step after the last."""
+
+    def __init__(self, *, warmup: float = 0, final: float = 0.0) -> None:
+        at_least(0, warmup=warmup)
+        share(final=final)
+        self.warmup, self.final = warmup, final
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        return self.final + (1 - self.final) * (1 - _done(step, warmup, steps))
+
+
+class Cosine(Schedule):
+    """Falls along half a cosine to `final` (Loshchilov and Hutter 2017, arXiv:1608.03983); step for step nanoGPT's."""
+
+    def __init__(self, *, warmup: float = 0, final: float = 0.1) -> None:
+        at_least(0, warmup=warmup)
+        share(final=final)
+        self.warmup, self.final = warmup, final
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * _done(step, warmup, steps)))
+
+
+class WSD(Schedule):
+    """Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): full rate until the last `decay` steps, then a line.
+
+    The long stable part is the same whatever the run's length: more steps can be added to a run that has not decayed.
+    """
+
+    def __init__(self, *, warmup: float = 0, decay: float = 0.2, final: float = 0.0) -> None:
+        at_least(0, warmup=warmup, decay=decay)
+        share(final=final)
+        self.warmup, self.decay, self.final = warmup, decay, final
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        # `decay=1` is one step, as in every count: a decay over the whole run is `linear`.
+        start = max(warmup, steps - length(self.decay, steps))
+        return 1.0 if step < start else self.final + (1 - self.final) * (1 - _done(step, start, steps))
+
+
+def _done(step: int, start: int, steps: int) -> float:
+    """How far the way from `start` to `steps` has been gone, 0 to 1."""
+    return min(1.0, (step - start) / max(1, steps - start))
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "wsd": WSD,
+}

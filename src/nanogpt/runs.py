@@ -1,0 +1,358 @@
+"""The run folder: the only thing that training, views and the dashboard share.
+
+    runs/NAME/
+      config.json        everything that the run depends on
+      environment.json   versions, machine, command, sha256 of corpus and tokenizer
+      origin.json        the run whose weights it started from, where there is one
+      parts/             the user's own part files, as they were
+      tokenizer.json
+      metrics.jsonl      one object a line, one line a step
+      samples.jsonl      text written while training
+      checkpoints/       step-000500/{model.safetensors, state.safetensors, state.json}
+
+A whole file is written beside its place and renamed; a log is only appended to. So whatever moment a process is killed
+at, what is there can be read, and at most the last line of a log is broken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nanogpt.build import PARTS_FOLDER, parts_from
+from nanogpt.config import RunConfig, validate
+from nanogpt.errors import RunError, UserError, nearest
+
+OWN_PART = re.compile(r"'(?P<quoted>[^']+\.py):(?P<a>\w+)'|(?P<plain>[A-Za-z_~./\\][\w~./\\@-]*\.py):(?P<b>\w+)")
+"""A part of the user's inside a spec: `ffn="lib/my_parts.py:Mine(hidden=256)"`."""
+CHECKPOINT = re.compile(r"step-(\d{6,})")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or, whatever happens, as it was before."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder survive a power cut, on systems where a folder can be synced."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    # ---- a folder of one's own
+
+    @staticmethod
+    def create(out: Path | str, name: str | None, config: RunConfig, *, origin: Mapping[str, Any] | None = None) -> Run:
+        """Make a new run folder, at once and whole. A name that is taken is refused; without one, a free one is found."""
+        out, stem = Path(out), name if name is not None else default_name(config)
+        if name is not None and (not re.fullmatch(r"[^/\\\0]+", name) or name.startswith(".") or len(name.encode()) > 200):
+            raise UserError(f"--name {name!r}: a run's name is one folder's name, up to 200 bytes, not starting with a dot")
+        config, files = own_parts(config)
+        beside = out / f".{stem}.{secrets.token_hex(4)}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            beside.mkdir()
+        except OSError as error:
+            raise UserError(f"cannot make a run in {out}: {error.strerror}") from None
+        try:
+            for file, content in files.items():
+                (beside / "parts").mkdir(exist_ok=True)
+                write_whole(beside / "parts" / file, content)
+            if origin is not None:
+                write_whole(beside / "origin.json", as_json(dict(origin)))
+            write_whole(beside / "config.json", as_json(config.model_dump()))
+            return Run(_claim(beside, out, stem, fixed=name is not None))
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    @staticmethod
+    def open(path: Path | str) -> Run:
+        """A run that is there."""
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            near = [p.name for p in path.parent.glob("*/config.json")] if path.parent.is_dir() else []
+            names = sorted(p.parent.name for p in path.parent.glob("*/config.json")) if near else []
+            raise UserError(f"{path} is not a run (no config.json in it)" + (nearest(path.name, names) if names else ""))
+        return Run(path)
+
+    def discard(self) -> None:
+        """Remove a run that was refused before it began. One that holds work stays, whatever happens."""
+        if not self.checkpoints() and not self.metrics():
+            gone = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+            os.replace(self.path, gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run. The system lets go of it when this process dies, even by kill -9."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock: there it is left to the user
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)  # the folder itself: no lock file that could be left over
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another process is training this run") from None
+            except OSError:  # a network disk without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
+
+    # ---- what it depends on
+
+    def config(self) -> RunConfig:
+        return validate(self._read("config.json"))
+
+    def save_config(self, config: RunConfig) -> None:
+        write_whole(self.path / "config.json", as_json(config.model_dump()))
+
+    def environment(self) -> dict[str, Any]:
+        return self._read("environment.json") if (self.path / "environment.json").exists() else {}
+
+    def save_environment(self, facts: Mapping[str, Any]) -> None:
+        """`facts` as the newest of the run's sessions; what stays the same over all of them is at the top."""
+        write_whole(self.path / "environment.json", as_json(dict(facts)))
+
+    def origin(self) -> dict[str, Any] | None:
+        return self._read("origin.json") if (self.path / "origin.json").exists() else None
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @contextmanager
+    def own_parts(self) -> Iterator[None]:
+        """Look for the user's parts in this run's copies of them."""
+        with parts_from(self.path / "parts"):
+            yield
+
+    def _read(self, file: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.path / file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path / file} is missing") from None
+        except ValueError as error:
+            raise RunError(f"{self.path / file} is damaged: {error}") from None
+        if not isinstance(value, dict):
+            raise RunError(f"{self.path / file} is damaged: it should hold one JSON object")
+        return value
+
+    # ---- logs
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one step's numbers."""
+        self._append("metrics.jsonl", row)
+
+    def log_sample(self, row: Mapping[str, Any]) -> None:
+        self._append("samples.jsonl", row)
+
+    def _append(self, file: str, row: Mapping[str, Any]) -> None:
+        # One unbuffered write a line: a killed process loses nothing it had logged, and no line is cut by a buffer's end.
+        line = (json.dumps(dict(row), ensure_ascii=False) + "\n").encode()
+        with open(self.path / file, "ab", buffering=0) as out:
+            written = out.write(line)
+            while written < len(line):  # a disk that fills takes part of a line, then refuses
+                written += out.write(line[written:])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return _read_lines(self.path / "metrics.jsonl")
+
+    def samples(self) -> list[dict[str, Any]]:
+        return _read_lines(self.path / "samples.jsonl")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: those steps are about to be taken again."""
+        for file in ("metrics.jsonl", "samples.jsonl"):
+            path = self.path / file
+            if not path.exists():
+                continue
+            kept = [row for row in _read_lines(path) if row["step"] <= step]
+            text = b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in kept)
+            if text != path.read_bytes():
+                write_whole(path, text)
+
+    # ---- checkpoints
+
+    def checkpoints(self) -> list[Path]:
+        """Folders of the checkpoints, oldest first. A checkpoint has its name only once it is complete."""
+        folder = self.path / "checkpoints"
+        found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
+        return sorted(found, key=step_of)
+
+    def last(self) -> Path | None:
+        return next(reversed(self.checkpoints()), None)
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest loss on the validation split; the last one where none was evaluated."""
+        scored = [(loss, path) for path in self.checkpoints() if (loss := _val_loss(path)) is not None]
+        return min(scored, key=lambda pair: pair[0])[1] if scored else self.last()
+
+
+def step_of(checkpoint: Path) -> int:
+    match = CHECKPOINT.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def _val_loss(checkpoint: Path) -> float | None:
+    try:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        return None if state["val_loss"] is None else float(state["val_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged: whoever loads it says so
+
+
+def _claim(beside: Path, out: Path, stem: str, *, fixed: bool) -> Path:
+    """Give a finished folder its name. A rename onto a folder that holds something fails, so there is one winner."""
+    number = 1
+    while True:
+        path = out / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            if not path.is_symlink():
+                os.rename(beside, path)
+                sync_folder(out)
+                return path
+        except OSError as error:
+            if not path.exists():
+                raise UserError(f"cannot make the run {path}: {error.strerror}") from None
+        if fixed:
+            is_run = (path / "config.json").is_file()
+            hint = f"; go on with it: --resume {path}; or give another --name" if is_run else " and it is not a run; give another --name"
+            raise UserError(f"{path} exists already{hint}")
+        number += 1
+
+
+def default_name(config: RunConfig) -> str:
+    """`modern-python`, `gpt-shakespeare`: preset and corpus."""
+    corpus = config.data.corpus if isinstance(config.data.corpus, str) else config.data.corpus[0]
+    words = [Path(config.preset).stem, Path(corpus.rstrip("/*")).stem]
+    clean = "-".join(w for w in (re.sub(r"[^\w.-]+", "-", word).strip("-.") for word in words) if w)
+    return clean[:80] or "run"
+
+
+def own_parts(config: RunConfig) -> tuple[RunConfig, dict[str, bytes]]:
+    """The configuration with the user's parts named by file alone, and those files: a run keeps its own copies."""
+    files: dict[str, bytes] = {}
+
+    def local(match: re.Match[str]) -> str:
+        written = match["quoted"] or match["plain"]
+        path = (PARTS_FOLDER.get() / Path(written).expanduser()).resolve()
+        try:
+            content = path.read_bytes()
+        except OSError:
+            raise UserError(f"{written}:{match['a'] or match['b']}: no file {path}") from None
+        if files.setdefault(path.name, content) != content:
+            raise UserError(f"two different files of parts are called {path.name}: rename one")
+        text = f"{path.name}:{match['a'] or match['b']}"
+        return text if re.fullmatch(r"[A-Za-z_][\w.:-]*", text) else f"'{text}'"
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            return OWN_PART.sub(local, value)
+        return [walk(v) for v in value] if isinstance(value, list) else value
+
+    sections = config.model_dump()
+    for section in ("model", "optim"):
+        sections[section] = {key: walk(value) for key, value in sections[section].items()}
+    return (validate(sections), files) if files else (config, files)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log, without a last one that was cut short."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def list_runs(out: Path | str) -> list[dict[str, Any]]:
+    """One row for each run in a folder, oldest first: what a table of runs shows."""
+    folders = [p.parent for p in Path(out).glob("*/config.json") if not p.parent.name.startswith(".")]
+    rows = []
+    for folder in sorted(folders, key=lambda p: (p.stat().st_mtime, p.name)):
+        run = Run(folder)
+        try:
+            config = run.config()
+        except UserError as error:
+            rows.append({"name": folder.name, "path": str(folder), "error": str(error)})
+            continue
+        metrics = run.metrics()
+        evaluated = [row for row in metrics if row.get("val/loss") is not None]
+        best = min(evaluated, key=lambda row: row["val/loss"]) if evaluated else {}
+        rows.append(
+            {
+                "name": folder.name,
+                "path": str(folder),
+                "preset": config.preset,
+                "corpus": config.data.corpus,
+                "step": metrics[-1]["step"] if metrics else 0,
+                "steps": config.train.steps,
+                "train/loss": metrics[-1].get("train/loss") if metrics else None,
+                "val/loss": best.get("val/loss"),
+                "val/bpb": best.get("val/bpb"),
+                "seconds": metrics[-1].get("seconds") if metrics else None,
+            }
+        )
+    return rows
+
+
+def diff(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Keys in which two configurations differ, with both values."""
+
+    def flat(config: RunConfig) -> dict[str, Any]:
+        pairs: dict[str, Any] = {}
+        for key, value in config.model_dump().items():
+            pairs.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+        return pairs
+
+    left, right = flat(a), flat(b)
+    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
