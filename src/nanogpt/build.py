@@ -11,16 +11,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 from nanogpt.errors import UserError, nearest
 from nanogpt.spec import Spec, Value, parse, to_text
 
+LARGEST = 2**31 - 1
+"""No whole-number knob needs more, and the sizes made of two of them are still numbers to PyTorch."""
 PARTS_FOLDER: ContextVar[Path] = ContextVar("PARTS_FOLDER", default=Path())
 
 
@@ -40,20 +44,36 @@ def user_class(name: str) -> Callable[..., Any]:
     path = (PARTS_FOLDER.get() / Path(file).expanduser()).resolve()
     if not path.is_file():
         raise UserError(f"{name}: no file {path}")
-    module_name = f"nanogpt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, it is the user's file that is to be mended
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    module = _user_module(path)
     found = getattr(module, attribute, None)
     if not callable(found):
-        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module_name]
+        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
         raise UserError(f"{path} has no class '{attribute}'{nearest(attribute, classes)}")
     return found
+
+
+def _user_module(path: Path) -> ModuleType:
+    """Run a user's file once for each of its contents, so that all layers share one class."""
+    try:
+        digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    name = f"nanogpt_user_{digest[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
+        # whatever the user's file raises, it is the user's file that is to be mended
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
 
 
 def lookup(table: Mapping[str, Callable[..., Any]], name: str) -> Callable[..., Any]:
@@ -88,8 +108,13 @@ def build(table: Mapping[str, Callable[..., Any]], text: str | Spec, **supplied:
     wanted = {k: v for k, v in supplied.items() if k in signature(part)}
     try:
         built = part(**wanted, **given)
+        built.spec = spec
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
+    except Exception as error:
+        if ".py:" not in spec.name:
+            raise
+        raise UserError(f"{spec.name}: {type(error).__name__}: {error}") from error
     built.spec = Spec(spec.name, (), {k: _written(built, k, given.get(k, p.default)) for k, p in knobs.items()})
     return built
 
@@ -127,6 +152,9 @@ def _typed(part: str, knob: str, value: Value, annotation: Any) -> Value:
     if kinds & {"int", "float"} and not (kinds & {"str", "Value"}):
         if not isinstance(value, (int, float)):
             raise UserError(f"{part}: {knob}={to_text(value)} must be a number")
+        if "float" not in kinds:
+            if abs(value) > LARGEST:
+                raise UserError(f"{part}: {knob}={value} is too large; nearest: {LARGEST}")
         if "float" not in kinds and int(value) != value:
             raise UserError(f"{part}: {knob}={value} must be a whole number; nearest: {round(value)}")
         return float(value) if "float" in kinds else int(value)
@@ -162,6 +190,6 @@ def divides(name: str, value: int, of: str, total: int) -> None:
     """Refuse a knob that does not divide another, naming the nearest one that does."""
     at_least(1, **{name: value})
     if total % value:
-        divisors = [d for d in range(1, total + 1) if total % d == 0]
-        best = min(divisors, key=lambda d: abs(d - value))
+        small = [d for d in range(1, math.isqrt(total) + 1) if total % d == 0]
+        best = min([*small, *(total // d for d in small)], key=lambda d: (abs(d - value), d))
         raise UserError(f"{name}={value} does not divide {of}={total}; nearest: {name}={best}")

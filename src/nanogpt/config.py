@@ -35,14 +35,18 @@ Part = Annotated[str, AfterValidator(_part)]
 """One part: `swiglu(hidden=256)`."""
 PerLayer = Annotated[str | list[str], AfterValidator(_depth)]
 """One part, or a cycle of parts over depth: `5*attention(window=512) + attention`."""
-Natural = Annotated[int, Field(ge=1)]
+LARGEST = 2**31 - 1
+Natural = Annotated[int, Field(ge=1, le=LARGEST)]
 """A whole number from 1."""
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 """A whole number from 0."""
+Width = Annotated[int, Field(ge=1, le=2**20)]
+Depth = Annotated[int, Field(ge=0, le=4096)]
+"""Beyond these no model has been built, and counting what it would cost takes minutes."""
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -61,8 +65,8 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The parts of the model. Fields that say `per layer` take one part or a cycle over depth."""
 
-    dim: Natural | Literal["vocab"] = Field(description="width of the residual stream; 'vocab' is the vocabulary's size")
-    n_layers: Count = Field(description="number of blocks")
+    dim: Width | Literal["vocab"] = Field(description="width of the residual stream; 'vocab' is the vocabulary's size")
+    n_layers: Depth = Field(description="number of blocks")
     context: Natural = Field(description="tokens in a training window")
     vocab_size: Count = Field(0, description="0: as large as the tokenizer's")
     embed: Part = Field("token", description="token ids -> vectors")
@@ -122,6 +126,16 @@ def keys() -> list[str]:
     return top + [f"{s}.{k}" for s, cls in SECTIONS.items() for k in cls.model_fields]
 
 
+def settings() -> list[dict[str, Any]]:
+    """Every setting with its default and meaning: `nanogpt show --settings`."""
+    rows = []
+    for key in keys():
+        section, _, name = key.rpartition(".")
+        field = (SECTIONS[section] if section else RunConfig).model_fields[name]
+        rows.append({"key": key, "default": None if field.is_required() else field.default, "meaning": field.description})
+    return rows
+
+
 def _unknown(key: str) -> UserError:
     """The error for a key that is not there: the nearest one, and all of its section."""
     section = key.partition(".")[0]
@@ -146,7 +160,7 @@ def read_preset(name: str) -> dict[str, Any]:
         sections = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise UserError(f"cannot read preset {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(sections, dict):
         raise UserError(f"{path}: a preset is a table of sections ({', '.join(SECTIONS)})")
@@ -155,6 +169,8 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def _set_knob(value: Any, knob: str, text: str, key: str) -> Any:
     """`model.mixer.heads=4`: one knob of a part, in each layer that the field names."""
+    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        raise UserError(f"there is no part to set it in, but {value!r}")
     values = parse_depth(value)
     terms = [Term(t.spec.with_knob(knob, parse_value(text)), t.count, t.fill) for t in values]
     joined = " + ".join(map(str, terms))
@@ -196,7 +212,7 @@ def _listed(text: str, key: str) -> Any:
         return text
     try:
         return [str(v) for v in json.loads(text)]
-    except ValueError:
+    except (ValueError, RecursionError):  # not JSON: our own list, whose reader says what is wrong with it
         pass
     try:
         value = parse_value(text)
@@ -229,8 +245,9 @@ def validate(sections: Mapping[str, Any]) -> RunConfig:
 
 
 def _explain(error: ValidationError) -> str:
-    """Pydantic's first complaint as one line with the nearest value that would do."""
-    first = error.errors()[0]
+    """Pydantic's first complaint as one line with the nearest value that would do; a key that is not there
+    comes before what is missing, which may well be what was meant by it."""
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     place = [str(p) for p in first["loc"] if not str(p).startswith(("int", "str", "list[", "literal", "constrained", "function-"))]
     key, kind, context, got = ".".join(place), first["type"], first.get("ctx", {}), first["input"]
     if kind == "extra_forbidden":

@@ -66,7 +66,8 @@ def _shrunk(config: ModelConfig, keep: list[int]) -> dict[str, object]:
     """The same model with only some of its layers."""
     if not keep:
         return {}
-    fields = {name: [str(per_layer(config, name)[n]) for n in keep] for name in LAYER_FIELDS}
+    specs = {name: per_layer(config, name) for name in LAYER_FIELDS}
+    fields = {name: [str(of[n]) for n in keep] for name, of in specs.items()}
     return {"n_layers": len(keep), **fields}
 
 

@@ -15,6 +15,10 @@ class UserError(ValueError):
 
     status = 2
 
+    def __init__(self, message: object = "") -> None:
+        line = " ".join(str(message).splitlines())  # what a person typed may hold line breaks, or a book
+        super().__init__(line if len(line) <= 2000 else f"{line[:1400]} ... {line[-500:]}")
+
 
 class RunError(UserError):
     """A run that had started and cannot go on (a full disk, a loss that is not finite, a damaged file)."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
+from nanogpt.model.part import Cache
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,27 @@ def stream(
     model.eval()
     try:
         logits, cache = _read(model, rows, tokens, device)
-        for _ in range(tokens):
+        for left in reversed(range(tokens)):
             chosen = choose(logits, how, random)
             step = chosen.tolist()
             for row, token in zip(rows, step, strict=True):
                 row.append(token)
             yield step
-            if cache.length < min(cache.capacity, model.context):
-                logits = model(chosen[:, None], cache=cache)[:, -1]
-            else:  # the window is full: it moves on by one token, and every position in it changes
-                logits, cache = _read(model, rows, tokens, device)
+            if left and cache.length < model.context:
+                logits = model.next_logits(chosen[:, None], cache=cache)
+            elif left:  # the window is full: it moves on by one token, and so does the place of every token in it
+                logits, cache = _read(model, rows, left, device)
     finally:
         model.train(training)
 
 
-def _read(model: LanguageModel, rows: list[list[int]], tokens: int, device: torch.device) -> tuple[Tensor, object]:
-    raise NotImplementedError
+def _read(model: LanguageModel, rows: list[list[int]], tokens: int, device: torch.device) -> tuple[Tensor, Cache]:
+    """Read the last `context` tokens of each row, padded on the left; logits of the next token, and the memory."""
+    seen = [row[-model.context :] for row in rows]
+    width = max(map(len, seen))
+    tokens_BT = torch.tensor([[0] * (width - len(row)) + row for row in seen], device=device)
+    mask_BT = None
+    if any(len(row) < width for row in seen):
+        mask_BT = torch.tensor([[i >= width - len(row) for i in range(width)] for row in seen], device=device)
+    cache = model.new_cache(len(rows), min(model.context, width + tokens))
+    return model.next_logits(tokens_BT, mask_BT, cache), cache

@@ -80,12 +80,15 @@ class Run:
     # ---- a folder of one's own
 
     @staticmethod
-    def create(out: Path | str, name: str | None, config: RunConfig, *, origin: Mapping[str, Any] | None = None) -> Run:
-        """Make a new run folder, at once and whole. A name that is taken is refused; without one, a free one is found."""
+    def create(out: Path | str, name: str | None, config: RunConfig, *, files: Mapping[str, bytes] | None = None) -> Run:
+        """Make a new run folder, at once and whole. A name that is taken is refused; without one, a free one is found.
+
+        `files`: what else is in it from the first moment on.
+        """
         out, stem = Path(out), name if name is not None else default_name(config)
         if name is not None and (not re.fullmatch(r"[^/\\\0]+", name) or name.startswith(".") or len(name.encode()) > 200):
             raise UserError(f"--name {name!r}: a run's name is one folder's name, up to 200 bytes, not starting with a dot")
-        config, files = own_parts(config)
+        config, parts = own_parts(config)
         beside = out / f".{stem}.{secrets.token_hex(4)}"
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -93,11 +96,10 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot make a run in {out}: {error.strerror}") from None
         try:
-            for file, content in files.items():
-                (beside / "parts").mkdir(exist_ok=True)
-                write_whole(beside / "parts" / file, content)
-            if origin is not None:
-                write_whole(beside / "origin.json", as_json(dict(origin)))
+            if parts:
+                (beside / "parts").mkdir()
+            for file, content in [*((f"parts/{k}", v) for k, v in parts.items()), *(files or {}).items()]:
+                write_whole(beside / file, content)
             write_whole(beside / "config.json", as_json(config.model_dump()))
             return Run(_claim(beside, out, stem, fixed=name is not None))
         finally:
@@ -196,6 +198,13 @@ class Run:
             while written < len(line):  # a disk that fills takes part of a line, then refuses
                 written += out.write(line[written:])
 
+    def sync(self) -> None:
+        """Have the logs on the disk itself: a checkpoint must not outlive, in a power cut, the rows before it."""
+        for file in ("metrics.jsonl", "samples.jsonl"):
+            if (self.path / file).exists():
+                with open(self.path / file, "rb") as log:
+                    os.fsync(log.fileno())
+
     def metrics(self) -> list[dict[str, Any]]:
         return _read_lines(self.path / "metrics.jsonl")
 
@@ -228,6 +237,18 @@ class Run:
         """The checkpoint with the lowest loss on the validation split; the last one where none was evaluated."""
         scored = [(loss, path) for path in self.checkpoints() if (loss := _val_loss(path)) is not None]
         return min(scored, key=lambda pair: pair[0])[1] if scored else self.last()
+
+
+    def checkpoint(self, which: str | int = "best") -> Path:
+        """One checkpoint: best, last, or a step's number. UserError where the run has no such one."""
+        there = self.checkpoints()
+        if not there:
+            raise UserError(f"{self.path} has no checkpoint yet")
+        found = {"best": self.best(), "last": self.last()} | {str(step_of(path)): path for path in there}
+        path = found.get(str(which))
+        if path is None:
+            raise UserError(f"checkpoint '{which}' of {self.path} is not kept{nearest(str(which), found)}")
+        return path
 
 
 def step_of(checkpoint: Path) -> int:
@@ -294,6 +315,7 @@ def own_parts(config: RunConfig) -> tuple[RunConfig, dict[str, bytes]]:
         return [walk(v) for v in value] if isinstance(value, list) else value
 
     sections = config.model_dump()
+    sections["tokenizer"] = walk(sections["tokenizer"])
     for section in ("model", "optim"):
         sections[section] = {key: walk(value) for key, value in sections[section].items()}
     return (validate(sections), files) if files else (config, files)
@@ -314,6 +336,12 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def best_row(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row with the lowest validation loss; {} where none was evaluated."""
+    evaluated = [row for row in metrics if row.get("val/loss") is not None]
+    return min(evaluated, key=lambda row: row["val/loss"]) if evaluated else {}
+
+
 def list_runs(out: Path | str) -> list[dict[str, Any]]:
     """One row for each run in a folder, oldest first: what a table of runs shows."""
     folders = [p.parent for p in Path(out).glob("*/config.json") if not p.parent.name.startswith(".")]
@@ -326,8 +354,7 @@ def list_runs(out: Path | str) -> list[dict[str, Any]]:
             rows.append({"name": folder.name, "path": str(folder), "error": str(error)})
             continue
         metrics = run.metrics()
-        evaluated = [row for row in metrics if row.get("val/loss") is not None]
-        best = min(evaluated, key=lambda row: row["val/loss"]) if evaluated else {}
+        best = best_row(metrics)
         rows.append(
             {
                 "name": folder.name,

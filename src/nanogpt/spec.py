@@ -12,6 +12,7 @@ A name is a word from a table of parts, or where a part of your own lives: `my_p
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,12 @@ TOKEN = re.compile(
     r"|'(?P<quoted>[^']*)'"
     r"|(?P<mark>[(),=\[\]+*]))"
 )
+
+
+LONGEST = 20_000
+"""Characters in one text: far more than any part needs, few enough to read in a moment."""
+DEEPEST = 30
+"""Parts inside parts."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,14 @@ class _Reader:
     """A cursor over the tokens of one text."""
 
     def __init__(self, text: str) -> None:
+        if len(text) > LONGEST:
+            raise UserError(f"'{text[:40]}...' has {len(text)} characters; at most {LONGEST} can be read")
         self.text, self.tokens = text, list(self._tokens(text))
-        self.at = 0
+        self.at = self.depth = 0
 
     def _tokens(self, text: str) -> Iterator[tuple[str, str, int]]:
-        end = 0
-        while end < len(text.rstrip()):
+        end, stop = 0, len(text.rstrip())
+        while end < stop:
             match = TOKEN.match(text, end)
             if not match:
                 raise UserError(f"cannot read '{text}' at '{text[end:].strip()[:20]}'")
@@ -120,8 +129,25 @@ class _Reader:
     def value(self) -> Value:
         kind, word = self.peek()
         if kind == "number":
-            self.next()
-            return float(word) if re.search(r"[.eE]", word) else int(word)
+            return self.number()
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise UserError(f"cannot read '{self.text[:40]}...': parts are nested more than {DEEPEST} deep")
+        try:
+            return self.nested()
+        finally:
+            self.depth -= 1
+
+    def number(self) -> int | float:
+        word = self.next()[1]
+        whole = not re.search(r"[.eE]", word)
+        if len(word) > 20 if whole else not math.isfinite(float(word)):
+            raise UserError(f"cannot read '{self.text[:80]}': the number {word[:20]} is too large")
+        return int(word) if whole else float(word)
+
+    def nested(self) -> Value:
+        """A list, a quoted word, or a part with what is inside it."""
+        kind, word = self.peek()
         if self.accept("["):
             values: list[Value] = []
             while not self.accept("]"):
@@ -129,7 +155,8 @@ class _Reader:
                 if not self.accept(",") and self.peek() != ("mark", "]"):
                     raise self.refuse("',' or ']'")
             return values
-        if kind == "quoted":
+        following = self.tokens[self.at + 1 : self.at + 2]
+        if kind == "quoted" and not (following and following[0][:2] == ("mark", "(")):
             self.next()
             return word
         spec = self.spec()
@@ -173,6 +200,8 @@ class Term:
 def parse_depth(value: str | Spec | Sequence[str | Spec]) -> list[Term]:
     """Read what a per-layer field says: one part, a list of parts, or `5*a + b`, `3*a + *b`."""
     if not isinstance(value, (str, Spec)):
+        if not value:
+            raise UserError("an empty list names no part; nearest: none")
         return [term for item in value for term in parse_depth(item)]
     if isinstance(value, Spec):
         return [Term(value)]
@@ -184,8 +213,10 @@ def parse_depth(value: str | Spec | Sequence[str | Spec]) -> list[Term]:
             fill = True
         elif reader.peek()[0] == "number":
             number = reader.next()[1]
-            if not number.isdigit() or int(number) < 1:
-                raise UserError(f"cannot read '{value}': {number} layers; a count is a whole number from 1")
+            if not number.isdigit() or len(number) > 9 or int(number) < 1:
+                raise UserError(
+                    f"cannot read '{value[:80]}': {number[:20]} layers; a count is a whole number from 1 to 999999999"
+                )
             count = int(number)
             if not reader.accept("*"):
                 raise reader.refuse("'*' after a count")
@@ -208,7 +239,7 @@ def expand(value: str | Spec | Sequence[str | Spec], n_layers: int) -> list[Spec
     if len(fills) > 1:
         raise UserError(f"'{' + '.join(map(str, terms))}': only one part can fill the layers that are left")
     if not fills:
-        cycle = [t.spec for t in terms for _ in range(t.count)]
+        cycle = [t.spec for t in terms for _ in range(min(t.count, n_layers))]
         return [cycle[layer % len(cycle)] for layer in range(n_layers)]
     left = n_layers - sum(t.count for t in terms if not t.fill)
     if left < 0:

@@ -95,12 +95,13 @@ def write_atomically(path: Path, text: str) -> None:
     """A file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide a run from the people it is shared with
-        os.replace(name, path)
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide a run from the people it is shared with
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(name)
+            temporary.unlink()
         raise

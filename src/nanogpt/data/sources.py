@@ -6,6 +6,7 @@ The sha256 is checked wherever the file was found.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -61,7 +62,7 @@ def find(source: Source) -> Path:
     publish(folder, lambda temporary: _download(source, temporary / source.file), lambda f: (f / source.file).is_file())
     path = folder / source.file
     if sha256_of(path) != source.sha256:
-        raise UserError(f"{path}: its sha256 is not {source.sha256[:12]}... any more; delete it, and it is fetched anew")
+        raise UserError(f"{path}: its sha256 is not {source.sha256[:12]}...; delete it, and it is fetched anew")
     return path
 
 
@@ -90,8 +91,11 @@ def _download(source: Source, path: Path) -> None:
                 left -= len(block)
                 digest.update(block)
                 file.write(block)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(error, urllib.error.HTTPError):
+            reason = error.code
+            error.close()
         raise RunError(
             f"{source.file} is not in NANOGPT_DATA and cannot be fetched from {source.url} ({reason}); "
             "put a copy into a folder and name the folder in NANOGPT_DATA"

@@ -65,11 +65,9 @@ def looks_like_text(path: Path) -> bool:
 def safe_end(text: str, start: int = 0) -> int:
     """The last place in text[start:] where it can be cut without changing its tokens; len(text) if there is none."""
     for begin in (max(start, len(text) - 4096), start):
-        last = None
-        for last in SAFE_END.finditer(text, begin):
-            pass
-        if last:
-            return last.end()
+        ends = [match.end() for match in SAFE_END.finditer(text, begin)]
+        if ends:
+            return ends[-1]
     return len(text)
 
 

@@ -41,9 +41,9 @@ def roles(model: nn.Module) -> dict[str, Role]:
     """Role of every parameter by its full name. Raises UserError for one that nothing knows."""
     found: dict[int, str] = {}
     result: dict[str, Role] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         own = _own_rules(module)
-        for name, parameter in module.named_parameters(prefix, recurse=False):
+        for name, parameter in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
             if id(parameter) in found:
                 raise UserError(f"parameter {name} is {found[id(parameter)]} too: share it through flow or the call")
             found[id(parameter)] = name

@@ -56,9 +56,13 @@ class LanguageModel(nn.Module):
         ends = {"dim": self.dim, "vocab_size": self.vocab_size}
         with field("model.embed"):
             self.embed = build(EMBEDS, config.embed, **ends)
-        self.blocks = nn.ModuleList(self._block(config, layer) for layer in range(config.n_layers))
+        layers = {name: per_layer(config, name) for name in ("mixer", "ffn", "norm", "layout")}
+        self.blocks = nn.ModuleList(
+            self._block(config, layer, {name: specs[layer] for name, specs in layers.items()})
+            for layer in range(config.n_layers)
+        )
         self.position, self._position_of = self._positions(config)
-        last_norm = per_layer(config, "norm")[-1] if self.blocks and self.blocks[-1].final_norm else "none"
+        last_norm = layers["norm"][-1] if self.blocks and self.blocks[-1].final_norm else "none"
         with field("model.norm"):
             self.norm = build(NORMS, last_norm, dim=self.dim)
         with field("model.head"):
@@ -72,9 +76,8 @@ class LanguageModel(nn.Module):
             part.slot = slot
         check_compatible(self)
 
-    def _block(self, config: ModelConfig, layer: int) -> Part:
-        parts = {name: per_layer(config, name)[layer] for name in ("mixer", "ffn", "norm")}
-        layout = per_layer(config, "layout")[layer]
+    def _block(self, config: ModelConfig, layer: int, specs: dict[str, Spec]) -> Part:
+        parts, layout = {k: v for k, v in specs.items() if k != "layout"}, specs["layout"]
         given = {"dim": self.dim, "layer": layer, "n_layers": config.n_layers, "context": config.context}
         try:
             return build(LAYOUTS, layout, **given, **parts)
@@ -115,9 +118,13 @@ class LanguageModel(nn.Module):
             seen = _remember_mask(cache, tokens_BT, mask_BT)
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
         if mask_BT is not None:
-            positions = (mask_BT.cumsum(1) - 1).clamp(min=0)
+            positions = mask_BT.cumsum(1) - 1
         if documents_BT is not None:
-            positions = positions - _starts(documents_BT)
+            starts = _starts(documents_BT)
+            if mask_BT is not None:  # tokens before the start, not columns
+                starts = (mask_BT.cumsum(1) - mask_BT.long()).gather(1, starts)
+            positions = positions - starts
+        positions = positions.clamp(min=0)  # padding before the first token
         position = [self.position[n] for n in self._position_of]
         return Flow(tokens_BT, positions + seen, mask_BT, documents_BT, cache, position)
 
@@ -146,11 +153,17 @@ class LanguageModel(nn.Module):
         mask_BT: True where there is a token, False at padding. documents_BT: number of the document of each
         token, where a row holds several. cache: from `new_cache`; the tokens follow those it has seen.
         """
-        flow = self.flow(tokens_BT, mask_BT, documents_BT, cache)
-        logits = self.logits(self.hidden(flow))
+        hidden = self.hidden(self.flow(tokens_BT, mask_BT, documents_BT, cache))
         if cache is not None:
             cache.length += tokens_BT.shape[1]
-        return logits
+        return self.logits(hidden)
+
+    def next_logits(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Logits of the token after the last one only, (B, V): reading a prompt needs no others."""
+        hidden = self.hidden(self.flow(tokens_BT, mask_BT, None, cache))
+        if cache is not None:
+            cache.length += tokens_BT.shape[1]
+        return self.logits(hidden[:, -1:])[:, 0]
 
     def losses(
         self,
@@ -222,7 +235,8 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     """
     with torch.device("meta"):
         model = LanguageModel(config)
-        norms = [str(build(NORMS, spec, dim=model.dim).spec) for spec in per_layer(config, "norm")]
+        with field("model.norm"):
+            norms = [str(build(NORMS, spec, dim=model.dim).spec) for spec in expand(config.norm, config.n_layers)]
     blocks: list[Any] = list(model.blocks)
     full: dict[str, Any] = {
         "dim": model.dim,

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from nanogpt.errors import UserError
+
+LARGEST = 2**52
+"""Numbers in one matrix: far beyond any memory, and still countable by PyTorch."""
+
 
 class Linear(nn.Linear):
     """y = x W^T (+ b), (..., n_in) -> (..., n_out).
@@ -14,6 +19,8 @@ class Linear(nn.Linear):
     """
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = False, role: str = "hidden", gain: float = 1.0) -> None:
+        if n_in * n_out > LARGEST:
+            raise UserError(f"a matrix of {n_in} x {n_out} numbers fits no machine; make its sizes smaller")
         super().__init__(n_in, n_out, bias=bias)
         self.role, self.gain = role, gain
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.build import at_least
 from nanogpt.model.part import Part, Rule
 
 
@@ -26,6 +27,7 @@ class LayerNorm(Part):
 
     def __init__(self, *, dim: int, eps: float = 1e-5, bias: Literal["zeros", "none"] = "zeros") -> None:
         super().__init__()
+        at_least(0, eps=eps)
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(dim))
         self.bias = nn.Parameter(torch.empty(dim)) if bias == "zeros" else None
@@ -45,6 +47,7 @@ class RMSNorm(Part):
 
     def __init__(self, *, dim: int, eps: float = 1e-6, weight: Literal["ones", "none"] = "ones") -> None:
         super().__init__()
+        at_least(0, eps=eps)
         self.dim, self.eps = dim, eps
         self.weight = nn.Parameter(torch.empty(dim)) if weight == "ones" else None
 

@@ -44,7 +44,7 @@ class Flow:
     cache: Cache | None = None
     position: list[Any] = field(default_factory=list)
     """The position part of each layer."""
-    shared: dict[Any, Tensor] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
     """What one layer hands to a later one: first-layer values, shared keys and values."""
     losses: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     """Auxiliary losses by (name, layer): keyed, so that recomputing a layer does not count it twice."""

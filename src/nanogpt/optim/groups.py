@@ -52,6 +52,6 @@ def check_cover(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
         times = seen.pop(id(parameter), 0)
         if times != 1:
             what = "no optimizer group" if times == 0 else f"{times} optimizer groups"
-            raise UserError(f"optim.optimizer: parameter {name} is in {what}; each must be in exactly one")
+            raise UserError(f"parameter {name} is in {what}; each must be in exactly one")
     if seen:
-        raise UserError(f"optim.optimizer: {len(seen)} parameters in its groups are not the model's")
+        raise UserError(f"{len(seen)} parameters in its groups are not the model's")

@@ -84,7 +84,8 @@ class Adam:
 
     def make(self, groups: Groups) -> list[Optimizer]:
         params = _split(groups, self.weight_decay)
-        return [self.torch_class(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)]  # type: ignore[call-arg]
+        fused = all(p.device.type != "meta" for group in params for p in group["params"])  # there is no kernel for nothing
+        return [self.torch_class(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=fused)]  # type: ignore[call-arg]
 
 
 class AdamW(Adam):

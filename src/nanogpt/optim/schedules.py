@@ -39,7 +39,7 @@ def share(**values: float) -> None:
 
 
 class Constant(Schedule):
-    def __init__(self, *, warmup: float = 0) -> None:
+    def __init__(self, *, warmup: float = 0.0) -> None:
         at_least(0, warmup=warmup)
         self.warmup = warmup
 
@@ -50,7 +50,7 @@ class Constant(Schedule):
 class Linear(Schedule):
     """Falls in a straight line to `final`, which it would reach in the step after the last."""
 
-    def __init__(self, *, warmup: float = 0, final: float = 0.0) -> None:
+    def __init__(self, *, warmup: float = 0.0, final: float = 0.0) -> None:
         at_least(0, warmup=warmup)
         share(final=final)
         self.warmup, self.final = warmup, final
@@ -62,7 +62,7 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """Falls along half a cosine to `final` (Loshchilov and Hutter 2017, arXiv:1608.03983); step for step nanoGPT's."""
 
-    def __init__(self, *, warmup: float = 0, final: float = 0.1) -> None:
+    def __init__(self, *, warmup: float = 0.0, final: float = 0.1) -> None:
         at_least(0, warmup=warmup)
         share(final=final)
         self.warmup, self.final = warmup, final
@@ -77,7 +77,7 @@ class WSD(Schedule):
     The long stable part is the same whatever the run's length: more steps can be added to a run that has not decayed.
     """
 
-    def __init__(self, *, warmup: float = 0, decay: float = 0.2, final: float = 0.0) -> None:
+    def __init__(self, *, warmup: float = 0.0, decay: float = 0.2, final: float = 0.0) -> None:
         at_least(0, warmup=warmup, decay=decay)
         share(final=final)
         self.warmup, self.decay, self.final = warmup, decay, final

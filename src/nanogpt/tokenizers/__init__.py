@@ -1,0 +1,23 @@
+"""Tokenizers: one id a character, one a byte, byte-level BPE, OpenAI's vocabularies, any tokenizer.json."""
+
+from nanogpt.tokenizers.base import EOT, TextStream, Tokenizer
+from nanogpt.tokenizers.recipes import (
+    TOKENIZERS,
+    check_tokenizer,
+    load_tokenizer,
+    make_tokenizer,
+    resolve_tokenizer,
+    tokenizer_for,
+)
+
+__all__ = [
+    "EOT",
+    "TOKENIZERS",
+    "TextStream",
+    "Tokenizer",
+    "check_tokenizer",
+    "load_tokenizer",
+    "make_tokenizer",
+    "resolve_tokenizer",
+    "tokenizer_for",
+]

@@ -1,0 +1,100 @@
+"""What every tokenizer does: text -> ids and back, and itself -> tokenizer.json."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from nanogpt.data.cache import write_atomically
+from nanogpt.data.text import PIECE, cut
+from nanogpt.errors import UserError
+
+EOT = "<|endoftext|>"
+REPLACEMENT = "\ufffd"
+
+
+class Tokenizer(ABC):
+    """Text -> ids and back. `json` is the whole of it, in the format of Hugging Face's tokenizer.json."""
+
+    json: str
+    vocab_size: int
+    """One more than the largest id."""
+    eot: int | None
+    """Id of <|endoftext|>, where there is one."""
+    lossless: bool = True
+    """decode(encode(text)) == text, for every text that it can encode."""
+    note: str = ""
+    """Where it is not: why, in one line."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Ids of each text; texts are of limited size and valid Unicode."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text; bytes that are not UTF-8 (a character cut in the middle) become U+FFFD."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 ids. What looks like a special token in the text is text."""
+        pieces = cut(text) if self.lossless and len(text) > 2 * PIECE else [text]
+        return np.concatenate(self.encode_batch(pieces))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode`, for many texts at once, on all cores where that helps."""
+        for text in texts:
+            _refuse_surrogates(text)
+        return self._encode(list(texts))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of its json: two tokenizers with the same one encode alike."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    def save(self, path: Path | str) -> None:
+        """Write tokenizer.json."""
+        write_atomically(Path(path), self.json)
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start} of the text is half a surrogate pair (U+{ord(text[error.start]):04X}), "
+            "which is not a character; the text was not decoded as UTF-8"
+        ) from None
+
+
+class TextStream:
+    """Text as it is being generated: what `push` and `flush` return, joined, is the decoded text.
+
+    A character spread over several tokens comes with its last one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.shown, self.read = 0, 0
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; often a word, sometimes nothing."""
+        self.ids.append(int(token))
+        # Decoding from the last shown token on, not from the newest: some decoders drop a leading space.
+        before = self.tokenizer.decode(self.ids[self.shown : self.read])
+        text = self.tokenizer.decode(self.ids[self.shown :])
+        if text.endswith(REPLACEMENT) or len(text) <= len(before):
+            return ""
+        self.shown, self.read = self.read, len(self.ids)
+        return text[len(before) :]
+
+    def flush(self) -> str:
+        """What was held back at the end."""
+        before = self.tokenizer.decode(self.ids[self.shown : self.read])
+        text = self.tokenizer.decode(self.ids[self.shown :])
+        self.shown, self.read = self.read, len(self.ids)
+        return text[len(before) :]

@@ -1,0 +1,241 @@
+"""Checkpoints: all that is needed to go on, bit for bit. safetensors and JSON, never pickle.
+
+    step-000500/model.safetensors   weights by parameter name
+                state.safetensors   optimizer state, as `parameter/key`
+                state.json          counters, and the sha256 of both files and of itself
+
+Written in a hidden folder beside, synced, renamed. Nothing is deleted before its successor is complete.
+Random state is not here: the loop seeds every step by its number.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nanogpt.errors import RunError
+from nanogpt.runs import Run, as_json, step_of, sync_folder
+
+MODEL, STATE, FACTS = "model.safetensors", "state.safetensors", "state.json"
+
+
+@dataclass
+class Progress:
+    """How far a run has come: the counters that a checkpoint keeps."""
+
+    step: int = 0
+    """Optimizer steps taken."""
+    tokens: int = 0
+    """Tokens scored."""
+    seconds: float = 0.0
+    """Spent on steps: without compiling, evaluating and saving."""
+    val_loss: float | None = None
+    """On the whole validation split after this very step; None where it was not evaluated."""
+    best_loss: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    """Evaluations since the best one."""
+
+
+@contextmanager
+def full_disk_is_one_line(run: Run) -> Iterator[None]:
+    """A disk that fills stops the run with a line that says what is still good."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        last = run.last()
+        kept = f"{last} is complete; free some room, then --resume {run.path}" if last else "no checkpoint had been written"
+        where = f" while writing {Path(error.filename).name}" if error.filename else ""
+        raise RunError(f"no room left on the disk of {run.path}{where} ({error.strerror}): {kept}") from None
+
+
+def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Optimizer]) -> Path:
+    """Write a checkpoint, then remove those that are neither it nor the best."""
+    folder = run.path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    beside = folder / f".{secrets.token_hex(4)}"
+    beside.mkdir()
+    try:
+        state, scalars = optimizer_state(model, optimizers)
+        digests = {
+            MODEL: _write(beside / MODEL, save_tensors(_on_cpu(model.state_dict()))),
+            STATE: _write(beside / STATE, save_tensors(_on_cpu(state))),
+        }
+        facts = {**asdict(progress), "optimizer": scalars, "sha256": digests}
+        _write(beside / FACTS, as_json({**facts, "self": _digest_of(facts)}))
+        sync_folder(beside)
+        path = folder / f"step-{progress.step:06d}"
+        os.rename(beside, path)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    prune(run, keep={progress.step, progress.best_step})
+    return path
+
+
+def prune(run: Run, keep: set[int]) -> None:
+    for path in run.checkpoints():
+        if step_of(path) not in keep:
+            # Out of sight first: a kill half-way through would leave what looks like a damaged checkpoint.
+            gone = path.with_name(f".{secrets.token_hex(4)}")
+            os.rename(path, gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def clean(run: Run) -> None:
+    """Remove what a killed process left half-written."""
+    for folder in (run.path, run.path / "checkpoints"):
+        for left in folder.glob(".*") if folder.is_dir() else []:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: Path
+    progress: Progress
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor]
+    scalars: dict[str, dict[str, Any]]
+
+    def restore(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        load_weights(model, self.weights, self.path)
+        load_optimizer_state(model, optimizers, self.state, self.scalars)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint. RunError, naming the file and what else is good, where it is not what was written."""
+    try:
+        return _load(path)
+    except _Damaged as error:
+        raise RunError(f"{path / error.file} {error.what}; {_alternative(path)}") from None
+
+
+def _load(path: Path) -> Checkpoint:
+    facts = _read_facts(path)
+    content = {file: _read(path / file) for file in (MODEL, STATE)}
+    for file, raw in content.items():
+        if hashlib.sha256(raw).hexdigest() != facts["sha256"][file]:
+            raise _Damaged(file, "is not what was written (its sha256 differs: cut short or altered)")
+    progress = Progress(**{f.name: facts[f.name] for f in fields(Progress)})
+    return Checkpoint(path, progress, load_tensors(content[MODEL]), load_tensors(content[STATE]), facts["optimizer"])
+
+
+class _Damaged(Exception):
+    def __init__(self, file: str, what: str) -> None:
+        self.file, self.what = file, what
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(_read(path / FACTS))
+        wanted = facts.pop("self")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise _Damaged(FACTS, "cannot be read as it was written") from None
+    if wanted != _digest_of(facts):
+        raise _Damaged(FACTS, "is not what was written (its sha256 differs: altered)")
+    return facts
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _Damaged(path.name, "is missing") from None
+
+
+def _alternative(path: Path) -> str:
+    """What else could be resumed from."""
+    for other in reversed(Run(path.parent.parent).checkpoints()):
+        if other != path:
+            try:
+                _load(other)
+            except _Damaged:
+                continue
+            return f"{other.name} is good: remove {path} to go on from there"
+    return "no other checkpoint is good"
+
+
+def _write(path: Path, content: bytes) -> str:
+    """Write and sync; the sha256 of what was meant to be written, so that a bad disk shows when it is read."""
+    with open(path, "wb", buffering=0) as file:
+        view = memoryview(content)
+        try:
+            while view:
+                view = view[file.write(view) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Fill a model. RunError naming the first tensor that does not fit."""
+    own = model.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in weights:
+            raise RunError(f"{source} has no '{name}', which the model has")
+        if name not in own:
+            raise RunError(f"{source} has '{name}', which the model has not")
+        if own[name].shape != weights[name].shape:
+            raise RunError(f"{source}: '{name}' is {list(weights[name].shape)}, the model's is {list(own[name].shape)}")
+    model.load_state_dict(dict(weights))
+
+
+def optimizer_state(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """What the optimizers remember, by parameter name: tensors as `name/key`, plain numbers apart."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{names[parameter]}/{key}"] = value
+                elif value is not None:  # SGD without momentum remembers that it remembers nothing
+                    scalars.setdefault(names[parameter], {})[key] = value
+    return tensors, scalars
+
+
+def load_optimizer_state(model: nn.Module, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor],
+                         scalars: Mapping[str, Mapping[str, Any]]) -> None:  # fmt: skip
+    """Give it back. torch's own `load_state_dict` does the moving between devices."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_name: dict[str, dict[str, Any]] = {name: dict(values) for name, values in scalars.items()}
+    for full, tensor in tensors.items():
+        name, _, key = full.rpartition("/")
+        by_name.setdefault(name, {})[key] = tensor
+    for optimizer in optimizers:
+        own = optimizer.state_dict()
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        own["state"] = {i: by_name[names[p]] for i, p in enumerate(params) if names[p] in by_name}
+        optimizer.load_state_dict(own)
+

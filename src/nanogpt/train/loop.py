@@ -1,0 +1,118 @@
+"""Train a new run, or go on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from nanogpt.config import RunConfig, change
+from nanogpt.errors import RunError, UserError
+from nanogpt.runs import Run, diff
+from nanogpt.train import checkpoint as checkpoints
+from nanogpt.train.checkpoint import Checkpoint, full_disk_is_one_line, load_weights
+from nanogpt.train.machine import choose_device
+from nanogpt.train.progress import Listener, listener
+from nanogpt.train.setup import Material, check, prepare
+from nanogpt.train.start import start
+from nanogpt.train.trainer import Summary, Trainer
+from nanogpt.train.world import World
+
+SampleWriter = Callable[[Any, Any], str]
+"""(model, tokenizer) -> text, written while training. Comes from above: generate.py is not known here."""
+FREE = {
+    "train.steps", "train.eval_every", "train.checkpoint_every", "train.sample_every", "train.patience",
+    "train.accumulate", "train.device", "train.precision", "train.compile", "train.threads",
+}  # fmt: skip
+"""Keys that may change when a run goes on: those that change neither the model nor the batches it has seen."""
+
+
+def train(config: RunConfig, *, out: Path | str = "runs", name: str | None = None, source: Path | str | None = None,
+          run: Run | None = None, quiet: bool = False, on_event: Listener | None = None,
+          sampler: SampleWriter | None = None) -> Summary:  # fmt: skip
+    """Train a new run. `source`: a run whose weights it starts from. `run`: a folder that was already made for it
+    (start.py, without torch, makes it before the slow imports). Refused before it began, it leaves no folder."""
+    world = World.from_environment()
+    if run is None and world.is_main:
+        run = start(config, out=out, name=name, source=source)
+    listeners = _listeners(world, quiet, on_event)
+    try:
+        with world.joined_on(_device_kind(config)):
+            run = Run(world.share(str(run.path) if run else ""))
+            with _at_work(run, world):
+                return _go(run, run.config(), world, None, listeners, sampler)
+    except RunError:
+        raise
+    except UserError:
+        if run and world.is_main:
+            with suppress(UserError), run.held():  # unless another process has taken it up meanwhile
+                run.discard()
+        raise
+
+
+def resume(path: Path | str, overrides: Iterable[str] = (), *, quiet: bool = False, on_event: Listener | None = None,
+           sampler: SampleWriter | None = None) -> Summary:  # fmt: skip
+    """Go on with a run from its last checkpoint, or from its beginning where it has none."""
+    world = World.from_environment()
+    run = Run.open(path)
+    saved = run.config()
+    config = change(saved, overrides)
+    for key, (before, now) in diff(saved, config).items():
+        if key not in FREE:
+            raise UserError(f"{key}={now}: this run began with {before}; only {', '.join(sorted(FREE))} can change on resuming")
+    listeners = _listeners(world, quiet, on_event)
+    with world.joined_on(_device_kind(config)), _at_work(run, world):
+        last = run.last()
+        checkpoint = checkpoints.load(last) if last else None
+        if checkpoint and checkpoint.progress.step > config.train.steps:
+            raise UserError(f"train.steps={config.train.steps}: this run has already taken {checkpoint.progress.step}")
+        if world.is_main:
+            checkpoints.clean(run)
+        return _go(run, config, world, checkpoint, listeners, sampler)
+
+
+def _at_work(run: Run, world: World) -> ExitStack:
+    """Hold the run for this process, with its own copies of the user's parts."""
+    stack = ExitStack()
+    if world.is_main:
+        stack.enter_context(run.held())
+    stack.enter_context(run.own_parts())
+    return stack
+
+
+def _go(run: Run, config: RunConfig, world: World, checkpoint: Checkpoint | None, listeners: Sequence[Listener],
+        sampler: SampleWriter | None) -> Summary:  # fmt: skip
+    check(run, config, world)
+    origin = None if checkpoint else _origin(run)
+    with full_disk_is_one_line(run):
+        material = prepare(run, config, world)
+        if world.is_main:
+            run.save_config(material.config)
+            run.rewind(checkpoint.progress.step if checkpoint else 0)
+    trainer = Trainer(run, material, world, listeners, _bound(sampler, material))
+    if checkpoint:
+        trainer.restore(checkpoint)
+    elif origin:
+        load_weights(trainer.model, origin.weights, origin.path)
+    return trainer.go()
+
+
+def _origin(run: Run) -> Checkpoint | None:
+    """The weights to start from, where this run starts from another's."""
+    origin = run.origin()
+    return checkpoints.load(Path(origin["run"]) / "checkpoints" / origin["checkpoint"]) if origin else None
+
+
+def _bound(sampler: SampleWriter | None, material: Material) -> Callable[[Any], str] | None:
+    return None if sampler is None else lambda model: sampler(model, material.tokenizer)
+
+
+def _device_kind(config: RunConfig) -> str:
+    return choose_device(config.train.device).partition(":")[0]
+
+
+def _listeners(world: World, quiet: bool, on_event: Listener | None) -> list[Listener]:
+    if not world.is_main:
+        return []
+    return [listener(quiet)] + ([on_event] if on_event else [])

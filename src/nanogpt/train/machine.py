@@ -1,0 +1,144 @@
+"""Where and how a run is calculated: device, threads, precision, compilation.
+
+All of it follows from the configuration and the kind of machine, never from a timing: a run that was killed before it
+had saved its choice makes the same one again. Each choice carries its reason, for the card.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+import torch
+
+from nanogpt.config import TrainConfig
+from nanogpt.errors import UserError, nearest
+
+CPU_RATE = {"fp32": 0.05e12, "bf16": 0.15e12}
+"""FLOP/s of a training step, for each core. About 40% of what large products alone reach (0.13 and, with AMX, 0.85)."""
+DEVICE_RATE = {"cuda": {"fp32": 10e12, "bf16": 60e12}, "mps": {"fp32": 2e12, "bf16": 2e12}}
+"""The same for small models on a whole accelerator: low guesses, their use is to tell minutes from hours."""
+COMPILE_FROM = {"cpu": 300.0, "cuda": 120.0}
+"""Estimated seconds of a run from which compiling pays: it costs 15 to 35 s and saves up to a third on CPU, half on CUDA."""
+BF16_DIM = 256
+"""On a CPU with AMX, bf16 products take a sixth of the time, but autocast converts weights and activations in every
+step: work in proportion to dim, saved work to dim squared. Without AMX bf16 is slower at every width: measured on
+feed-forward layers 128 to 512 wide, 1.4 to 1.8 times."""
+
+
+@dataclass
+class Machine:
+    device: str
+    precision: str
+    compile: str
+    threads: int
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why each one, where it was left to us."""
+
+    @property
+    def kind(self) -> str:
+        return self.device.partition(":")[0]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bf16 products with fp32 weights; nothing for fp32."""
+        return torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def prepare(self) -> None:
+        torch.set_num_threads(self.threads)
+
+    @property
+    def rate(self) -> float:
+        return _rate(self.kind, self.precision, self.threads)
+
+    def wait(self) -> None:
+        """Let the device finish, so that a clock tells the truth."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.kind == "mps":
+            torch.mps.synchronize()
+
+
+def _rate(kind: str, precision: str, threads: int) -> float:
+    return CPU_RATE[precision] * threads if kind == "cpu" else DEVICE_RATE[kind][precision]
+
+
+def has_amx() -> bool:
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def has_compiler(kind: str) -> bool:
+    """Whether torch.compile finds what it needs: Triton on CUDA, a C++ compiler elsewhere."""
+    if kind == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices() -> dict[str, Callable[[], bool]]:
+    """Kinds of devices, best first, and whether there is one."""
+    return {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+
+
+def choose_device(wanted: str, local_rank: int = 0) -> str:
+    """The device of a run. UserError where the one asked for is not there."""
+    there = [kind for kind, available in devices().items() if available()]
+    kind, _, number = wanted.partition(":")
+    if wanted == "auto":
+        kind = there[0]
+    elif kind not in there:
+        raise UserError(f"train.device={wanted}: this machine has none that torch can use{nearest(kind, there)}")
+    if kind != "cuda":
+        return kind
+    index = int(number) if number else local_rank
+    if index >= torch.cuda.device_count():
+        raise UserError(f"train.device={wanted}: there are {torch.cuda.device_count()}; nearest: cuda:{torch.cuda.device_count() - 1}")
+    return f"cuda:{index}" if number or local_rank else "cuda"
+
+
+def choose(train: TrainConfig, *, dim: int, flops: float, local_rank: int = 0) -> Machine:
+    """Fill in what the configuration leaves to us. `flops`: of the whole run, forward and backward."""
+    device = choose_device(train.device, local_rank)
+    kind = device.partition(":")[0]
+    reasons = {} if train.device != "auto" else {"device": "best there is"}
+    threads = train.threads or cores()
+    precision: str = train.precision
+    if precision == "auto":
+        precision, reasons["precision"] = _precision(kind, dim)
+    seconds = flops / _rate(kind, precision, threads)
+    compiled: str = train.compile
+    if compiled == "auto":
+        compiled, reasons["compile"] = _compile(kind, seconds)
+    elif compiled == "on" and not has_compiler(kind):
+        compiled, reasons["compile"] = "off", "asked for, but there is no C++ compiler here"
+    return Machine(device, precision, compiled, threads, reasons)
+
+
+def _precision(kind: str, dim: int) -> tuple[str, str]:
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU multiplies it fastest"
+        return "fp32", "this GPU has no bf16"
+    if kind == "cpu" and has_amx():
+        if dim >= BF16_DIM:
+            return "bf16", "this CPU has AMX"
+        return "fp32", f"below {BF16_DIM} wide, converting to bf16 costs what AMX saves"
+    return "fp32", "bf16 is no faster here"
+
+
+def _compile(kind: str, seconds: float) -> tuple[str, str]:
+    least = COMPILE_FROM.get(kind)
+    if least is None:
+        return "off", f"not on {kind}"
+    if seconds < least:
+        return "off", f"would not pay in about {seconds:.0f} s of training"
+    if not has_compiler(kind):
+        return "off", "it would pay, but there is no C++ compiler here"
+    return "on", f"pays in about {seconds / 60:.0f} min of training"

@@ -1,0 +1,394 @@
+"""Whatever parts are put together: it builds, it is causal, it learns, it remembers, and its cost is what was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nanogpt.config import ModelConfig
+from nanogpt.cost import cost
+from nanogpt.errors import UserError
+from nanogpt.model.activations import ACTIVATIONS
+from nanogpt.model.blocks import LAYOUTS
+from nanogpt.model.ends import EMBEDS, HEADS
+from nanogpt.model.ffn import FFNS
+from nanogpt.model.init import SCHEMES
+from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.model.mixers import MIXERS
+from nanogpt.model.norms import NORMS
+from nanogpt.model.objectives import OBJECTIVES
+from nanogpt.model.positions import POSITIONS
+from tests.helpers import count, scramble
+
+VOCAB, CONTEXT = 11, 10
+one = st.sampled_from
+
+
+def call(name: str, knobs: dict[str, Any]) -> str:
+    given_knobs = ", ".join(f"{k}={v}" for k, v in knobs.items() if v is not None)
+    return f"{name}({given_knobs})" if given_knobs else name
+
+
+@st.composite
+def norms(draw: st.DrawFn) -> str:
+    name = draw(one(sorted(NORMS)))
+    knobs: dict[str, Any] = {"eps": draw(one([None, 1e-5, 0.01, 1]))} if name != "none" else {}
+    if name == "layernorm":
+        knobs["bias"] = draw(one([None, "none", "zeros"]))
+    if name == "rmsnorm":
+        knobs["weight"] = draw(one([None, "none", "ones"]))
+    return call(name, knobs)
+
+
+@st.composite
+def mixers(draw: st.DrawFn, dim: int) -> str:
+    name = draw(one(sorted(MIXERS)))
+    if name == "none":
+        return name
+    heads = draw(one([h for h in (1, 2, 3, 4, 6) if dim % h == 0]))
+    head_dim = draw(one([None, 2, 4, 6]))
+    if (head_dim or dim // heads) % 2:
+        head_dim = 4  # rotary turns pairs
+    return call(
+        name,
+        {
+            "heads": heads,
+            "kv_heads": draw(one([None, *(k for k in (1, 2, 3, 4, 6) if heads % k == 0)])),
+            "head_dim": head_dim,
+            "window": draw(one([None, 0, 1, 2, 3, CONTEXT - 1, CONTEXT, 100])),
+            "qk_norm": draw(st.none() | norms()),
+            "bias": draw(one([None, "none", "qkv", "out", "all"])),
+            "dropout": draw(one([None, 0.3])),
+        },
+    )
+
+
+@st.composite
+def ffns(draw: st.DrawFn) -> str:
+    name = draw(one(sorted(FFNS)))
+    if name == "none":
+        return name
+    knobs: dict[str, Any] = {"hidden": draw(one([None, 1, 5, 16])), "bias": draw(one([None, "none", "zeros"]))}
+    knobs["act"] = draw(st.none() | one(sorted(ACTIVATIONS)))
+    if name != "mlp":
+        knobs["multiple_of"] = draw(one([None, 1, 5]))
+    return call(name, knobs)
+
+
+@st.composite
+def inits(draw: st.DrawFn) -> str:
+    name = draw(one(sorted(SCHEMES)))
+    knobs: dict[str, Any] = {}
+    if name in ("normal", "gpt2"):
+        knobs["std"] = draw(one([None, 0.1]))
+    if name in ("kaiming", "xavier"):
+        knobs |= {"distribution": draw(one([None, "normal", "uniform"])), "embedding": draw(one([None, 1]))}
+    if name == "kaiming":
+        knobs["mode"] = draw(one([None, "fan_in", "fan_out"]))
+    if name == "zero_output":
+        knobs["rest"] = draw(one([None, "normal(std=0.1)", "xavier(distribution=uniform)"]))
+    return call(name, knobs)
+
+
+def depths(part: st.SearchStrategy[str], n_layers: int) -> st.SearchStrategy[str | list[str]]:
+    """One part; a list; a cycle with counts; counts and a fill."""
+
+    @st.composite
+    def cycles(draw: st.DrawFn) -> str:
+        return " + ".join(f"{draw(one(['', '2*', '3*']))}{draw(part)}" for _ in range(draw(st.integers(1, 3))))
+
+    @st.composite
+    def fills(draw: st.DrawFn) -> str:
+        few = draw(st.integers(1, n_layers))
+        terms = [f"{few}*{draw(part)}", f"*{draw(part)}"]
+        return " + ".join(draw(st.permutations(terms)))
+
+    return part | st.lists(part, min_size=1, max_size=3) | cycles() | (fills() if n_layers else part)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    dim: int | str = draw(one([4, 6, 8, 12]))
+    assert isinstance(dim, int)
+    head = draw(one(sorted(HEADS)))
+    if head == "none":
+        dim = VOCAB + 1  # an even width that the heads divide: 12
+    n_layers = draw(one([0, 1, 1, 2, 3, 4]))
+    knobs = {} if head == "none" else {"softcap": draw(one([None, 0, 5]))}
+    if head == "linear":
+        knobs["bias"] = draw(one([None, "zeros"]))
+    dropout = one([None, 0.3])
+    layout = one(sorted(LAYOUTS)).flatmap(lambda n: dropout.map(lambda d: call(n, {"dropout": d})))
+    position = one(sorted(POSITIONS)).flatmap(lambda n: one([None, 100]).map(lambda b: call(n, {"base": b if n == "rotary" else None})))
+    config = {
+        "dim": "vocab" if head == "none" and draw(st.booleans()) else dim,
+        "n_layers": n_layers,
+        "context": CONTEXT,
+        "vocab_size": VOCAB + 1 if head == "none" else VOCAB,
+        "embed": call(draw(one(sorted(EMBEDS))), {"norm": draw(st.none() | norms()), "dropout": draw(dropout)}),
+        "position": draw(depths(position, n_layers)),
+        "mixer": draw(depths(mixers(dim), n_layers)),
+        "ffn": draw(depths(ffns(), n_layers)),
+        "norm": draw(depths(norms(), n_layers)),
+        "layout": draw(depths(layout, n_layers)),
+        "head": call(head, knobs),
+        "init": draw(inits()),
+        "objective": draw(one(sorted(OBJECTIVES))),
+    }
+    note(str(config))
+    return ModelConfig.model_validate(config)
+
+
+seeds = st.integers(0, 2**31)
+
+
+def ids(config: ModelConfig, batch: int, time: int, seed: int) -> Tensor:
+    return torch.randint(config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 2e-4) -> None:
+    assert a.isfinite().all() and b.isfinite().all()
+    torch.testing.assert_close(a, b, atol=tolerance * (1 + float(b.abs().max())), rtol=1e-3)
+
+
+def random_model(config: ModelConfig, seed: int) -> LanguageModel:
+    """Random everywhere: what starts at zero would hide what it is multiplied with."""
+    model = LanguageModel(config)
+    model.initialise(seed)
+    return scramble(model, seed).eval()
+
+
+@torch.no_grad()
+def check_causal(config: ModelConfig, seed: int) -> None:
+    model, x = random_model(config, seed), ids(config, 2, CONTEXT, seed)
+    at = 1 + seed % (CONTEXT - 1)
+    other = x.clone()
+    other[:, at:] = (other[:, at:] + 1 + seed % (config.vocab_size - 1)) % config.vocab_size
+    close(model(x)[:, :at], model(other)[:, :at], 1e-5)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[0, :2], mask[1, -2:] = False, False
+    close(model(x, mask)[:, :at], model(other, mask)[:, :at], 1e-5)
+    padding = torch.where(mask, x, (x + 1) % config.vocab_size)
+    close(model(x, mask)[mask], model(padding, mask)[mask], 1e-5)
+
+
+@torch.no_grad()
+def check_documents(config: ModelConfig, seed: int) -> None:
+    model, x = random_model(config, seed), ids(config, 1, CONTEXT, seed)
+    cut, end = 1 + seed % 5, 6 + seed % (CONTEXT - 6)
+    pieces = [x[:, :cut], x[:, cut:end], x[:, end:]]
+    documents = torch.tensor([[0] * cut + [1] * (end - cut) + [2] * (CONTEXT - end)])
+    packed = model(x, documents_BT=documents)
+    close(packed, torch.cat([model(p) for p in pieces], 1))
+    mask = documents < 2  # the last piece is padding
+    close(model(x, mask, documents)[mask], packed[mask])
+    close(model(x, mask, documents.clamp(max=1))[mask], packed[mask])
+
+
+@torch.no_grad()
+def check_cache(config: ModelConfig, seed: int) -> None:
+    model, x = random_model(config, seed), ids(config, 2, CONTEXT, seed)
+    whole, cut = model(x), 1 + seed % (CONTEXT - 1)
+    for widths in ([CONTEXT], [cut, CONTEXT - cut], [1] * CONTEXT, [cut] + [1] * (CONTEXT - cut)):
+        cache = model.new_cache(2, CONTEXT)
+        close(torch.cat([model(piece, cache=cache) for piece in x.split(widths, 1)], 1), whole)
+        assert cache.length == CONTEXT
+    cache = model.new_cache(2, CONTEXT)
+    model(x[:, :cut], cache=cache)
+    close(model.next_logits(x[:, cut : cut + 1], cache=cache), whole[:, cut])
+    short = CONTEXT - 1 - seed % 5  # row 0 is shorter, padded on the left
+    padded = x.clone()
+    padded[0] = torch.cat([x[0, :1].expand(CONTEXT - short), x[0, :short]])
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[0, : CONTEXT - short] = False
+    for split in (CONTEXT, cut):
+        cache, out, at = model.new_cache(2, CONTEXT), [], 0
+        for piece in padded.split([split] + [1] * (CONTEXT - split), 1):
+            part = mask[:, at : at + piece.shape[1]]
+            out.append(model(piece, None if part.all() and at else part, cache=cache))
+            at += piece.shape[1]
+        logits = torch.cat(out, 1)
+        assert logits.isfinite().all()
+        close(logits[1], whole[1])
+        close(logits[0, CONTEXT - short :], model(x[:1, :short])[0])
+
+
+def check_step(config: ModelConfig, seed: int) -> None:
+    model = random_model(config, seed).train()
+    x = ids(config, 3, CONTEXT, seed)
+    targets = ids(config, 3, CONTEXT, seed + 1)
+    targets[0, 4:] = -1
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    terms = model.losses(x, targets)
+    terms["loss"].backward()
+    assert terms["loss"].isfinite()
+    resolved = resolve_model(config)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} gets no gradient"
+        assert parameter.grad.isfinite().all(), name
+        if name.startswith("embed") and "window=1" not in str(resolved.mixer):
+            assert parameter.grad.any(), name
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def check_books(config: ModelConfig, seed: int) -> None:
+    """Resolving is idempotent and keeps the model; the cost is the model's; every parameter has one role."""
+    resolved = resolve_model(config)
+    assert resolve_model(resolved) == resolved
+    assert ModelConfig.model_validate_json(resolved.model_dump_json()) == resolved
+    model, again = LanguageModel(config), LanguageModel(resolved)
+    assert count(model) == count(again) == sum(p.numel() for p in model.state_dict().values())
+    for made in (cost(config), cost(resolved)):
+        assert made.total == count(model)
+        assert made.flops == pytest.approx(model.flops(1, CONTEXT))
+    assert sorted(model.roles()) == sorted(k for k, _ in model.named_parameters())
+    model.initialise(seed), again.initialise(seed)
+    for (name, a), (other, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert name == other and torch.equal(a, b) and a.isfinite().all()
+
+
+CHECKS = [check_causal, check_documents, check_cache, check_step, check_books]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_any_model(check: Any) -> None:
+    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.nested_given])
+    @given(configs(), seeds)
+    def run(config: ModelConfig, seed: int) -> None:
+        check(config, seed)
+
+    run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+def test_any_model_in_depth(check: Any) -> None:
+    @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.nested_given])
+    @given(configs(), seeds)
+    def run(config: ModelConfig, seed: int) -> None:
+        check(config, seed)
+
+    run()
+
+
+# -- what cannot be built ------------------------------------------------------------------------------------------
+
+BASE: dict[str, Any] = {"dim": 12, "n_layers": 2, "context": CONTEXT, "vocab_size": VOCAB}
+WRONG: list[tuple[str, Any, str]] = [
+    ("mixer", "attentoin", "did you mean 'attention'?"),
+    ("mixer", ["attention", "attention(heads=5)"], "heads=5 does not divide dim=12; nearest: heads=4"),
+    ("mixer", "attention(heads=13)", "nearest: heads=12"),
+    ("mixer", "attention(heads=0)", "nearest: 1"),
+    ("mixer", "attention(heads=1e3)", "nearest: heads=12"),
+    ("mixer", "attention(heads=1e300)", "too large"),
+    ("mixer", "attention(heads=1e999)", "too large"),
+    ("mixer", "attention(heads=" + "9" * 400 + ")", "too large"),
+    ("mixer", "attention(heads=2.5)", "whole number; nearest: 2"),
+    ("mixer", "attention(heads=two)", "must be a number"),
+    ("mixer", "attention(heads=[2])", "must be a number"),
+    ("mixer", "attention(heads=attention(heads=2))", "must be a number"),
+    ("mixer", "attention(heads='')", "must be a number"),
+    ("mixer", "attention(heds=2)", "no knob 'heds'; did you mean 'heads'?"),
+    ("mixer", "attention(dim=2)", "no knob 'dim'"),
+    ("mixer", "attention(heads=4, kv_heads=3)", "kv_heads=3 does not divide heads=4; nearest: kv_heads=2"),
+    ("mixer", "attention(heads=4, kv_heads=0)", "nearest: 1"),
+    ("mixer", "attention(heads=2000000000, head_dim=2000000000)", "fits no machine"),
+    ("mixer", "attention(head_dim=0)", "nearest: 1"),
+    ("mixer", "attention(window=-1)", "nearest: 0"),
+    ("mixer", "attention(dropout=1)", "below 1"),
+    ("mixer", "attention(dropout=nan)", "must be a number"),
+    ("mixer", "attention(bias=al)", "did you mean 'all'?"),
+    ("mixer", "attention(bias=[all])", "not one of its words"),
+    ("mixer", "attention(qk_norm=rms)", "did you mean 'rmsnorm'?"),
+    ("mixer", "attention(qk_norm=rmsnorm(eps=-1))", "eps=-1.0 must be at least 0"),
+    ("mixer", "attention(qk_norm=2)", "must be a word or a part"),
+    ("mixer", "attention(1, 2, 3, 4, 5, 6, 7, 8, 9)", "9 values for 7 knobs"),
+    ("mixer", "attention(2, heads=2)", "given twice"),
+    ("mixer", "3*attention + *none", "names 3 layers; the model has 2"),
+    ("ffn", "swigl", "did you mean 'swiglu'?"),
+    ("ffn", "mlp(hidden=0)", "nearest: 1"),
+    ("ffn", "mlp(hidden=-3)", "nearest: 1"),
+    ("ffn", "mlp(hidden=2147483647)", ""),
+    ("ffn", "mlp(act=relu22)", "did you mean 'relu2'?"),
+    ("ffn", "mlp(act=relu(x=1))", "no knob 'x' (it has no knobs)"),
+    ("ffn", "swiglu(multiple_of=0)", "nearest: 1"),
+    ("ffn", "none(x=1)", "no knob 'x'"),
+    ("norm", "rmsnrom", "did you mean 'rmsnorm'?"),
+    ("norm", "rmsnorm(eps=-1)", "eps=-1.0 must be at least 0; nearest: 0"),
+    ("norm", "layernorm(eps=-1e-9)", "nearest: 0"),
+    ("norm", "layernorm(eps=nan)", "must be a number"),
+    ("norm", "layernorm(bias=one)", "none, zeros"),
+    ("layout", "pree", "did you mean 'pre'?"),
+    ("layout", "pre(dropout=1)", "below 1"),
+    ("layout", "pre(mixer=attention)", "no knob 'mixer'"),
+    ("position", "rotery", "did you mean 'rotary'?"),
+    ("position", "rotary(base=1)", "more than 1"),
+    ("position", "rotary(base=-3)", "more than 1"),
+    ("position", "rotary(head_dim=3)", "no knob 'head_dim'"),
+    ("embed", "tokn", "did you mean 'token'?"),
+    ("embed", "token(dropout=2)", "below 1"),
+    ("embed", "token(norm=x)", "no part 'x'"),
+    ("head", "tyed", "did you mean 'tied'?"),
+    ("head", "linear(softcap=-1)", "nearest: 0"),
+    ("head", "none", "nearest: model.dim=vocab"),
+    ("init", "kaimin", "did you mean 'kaiming'?"),
+    ("init", "normal(std=-1)", "nearest: 0"),
+    ("init", "normal(std=nan)", "must be a number"),
+    ("init", "normal(std=1e999)", "too large"),
+    ("init", "kaiming(mode=fan_inn)", "did you mean 'fan_in'?"),
+    ("init", "zero_output(rest=norml)", "did you mean 'normal'?"),
+    ("objective", "next_tokn", "did you mean 'next_token'?"),
+]
+
+
+def refused(**fields: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve_model(ModelConfig.model_construct(**ModelConfig.model_validate(BASE).model_dump() | fields))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [w for w in WRONG if w[2]])
+def test_what_cannot_be_built_is_refused_naming_the_field(name: str, value: Any, words: str) -> None:
+    message = refused(**{name: value})
+    assert message.startswith(f"model.{name}")
+    assert words in message
+
+
+def test_an_odd_head_under_rotary() -> None:
+    message = refused(mixer="attention(heads=4)", position="rotary")
+    assert "head_dim=3 is odd" in message and "nearest: head_dim=4" in message and message.startswith("model.")
+
+
+def test_the_largest_sizes_allocate_nothing() -> None:
+    config = ModelConfig.model_validate(
+        BASE | {"dim": 2**20, "context": 2**31 - 1, "vocab_size": 2**31 - 1, "position": "learned", "ffn": "mlp", "mixer": "attention"}
+    )
+    resolve_model(config)
+    assert cost(config).total > 2**52
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(configs(), st.data())
+def test_a_random_edit_is_built_or_refused(config: ModelConfig, data: st.DataObject) -> None:
+    """One character put in, taken out or changed, anywhere: never anything but a model or a UserError of one line."""
+    name = data.draw(one(["embed", "position", "mixer", "ffn", "norm", "layout", "head", "init", "objective"]))
+    text = getattr(config, name)
+    text = data.draw(one(text)) if isinstance(text, list) else text
+    at = data.draw(st.integers(0, len(text)))
+    edited = text[:at] + data.draw(one(["", *"09.-+*()[]=,'eax \n"])) + text[at + data.draw(st.integers(0, 2)) :]
+    note(edited)
+    try:
+        resolved = resolve_model(config.model_copy(update={name: edited}))
+        assert cost(resolved).total > 0
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        assert "model." in str(error)
