@@ -20,7 +20,13 @@ from tests.helpers import VOCAB, count, make, model_config, tokens
 
 class Toy:
     def __init__(
-        self, *, dim: int, size: int | None = None, rate: float = 0.5, mode: Literal["a", "b"] = "a", inner: str = "none"
+        self,
+        *,
+        dim: int,
+        size: int | None = None,
+        rate: float = 0.5,
+        mode: Literal["a", "b"] = "a",
+        inner: str = "none",
     ) -> None:
         self.dim, self.rate = dim, rate
         self.size = 4 * dim if size is None else size
@@ -297,13 +303,16 @@ def test_a_user_mixer_norm_and_position_are_welcome(tmp_path: Path) -> None:
     path.write_text(
         "import torch\nfrom nanogpt.model.part import Part\nfrom nanogpt.model.positions import Position\n"
         "class Mean(Part):\n    def __init__(self, *, dim): super().__init__(); self.x = torch.nn.Linear(dim, dim)\n"
-        "    def forward(self, x, flow):\n        return self.x(x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None])\n"
+        "    def forward(self, x, flow):\n        seen = torch.arange(1, x.shape[1] + 1)[:, None]\n"
+        "        return self.x(x.cumsum(1) / seen)\n"
         "class Norm(torch.nn.LayerNorm):\n    def __init__(self, *, dim): super().__init__(dim)\n"
         "class Alibi(Position):\n    def __init__(self, *, heads): super().__init__(); self.heads = heads\n"
         "    def bias(self, flow):\n        T = flow.tokens_BT.shape[1]\n        i = torch.arange(T)\n"
         "        return -(i[:, None] - i).float().expand(1, self.heads, T, T)\n"
     )
-    model: LanguageModel = make(mixer=[f"{path}:Mean", "attention(heads=2)"], norm=f"{path}:Norm", position=f"{path}:Alibi", ffn="mlp")
+    model: LanguageModel = make(
+        mixer=[f"{path}:Mean", "attention(heads=2)"], norm=f"{path}:Norm", position=f"{path}:Alibi", ffn="mlp"
+    )
     x = tokens(2, 8)
     assert model(x).shape == (2, 8, VOCAB)
     other = x.clone()

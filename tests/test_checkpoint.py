@@ -110,13 +110,24 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors", "state.json"])
-@pytest.mark.parametrize("damage, said", [(cut, "sha256 differs|cannot be read"), (flip, "sha256 differs|cannot be read"),
-                                          (Path.unlink, "is missing"), (lambda p: p.write_bytes(b""), "sha256|cannot be read")])  # fmt: skip
-def test_a_damaged_checkpoint_is_named_with_the_good_one(run: Run, file: str, damage: Callable[[Path], Any], said: str) -> None:
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (cut, "sha256 differs|cannot be read"),
+        (flip, "sha256 differs|cannot be read"),
+        (Path.unlink, "is missing"),
+        (lambda p: p.write_bytes(b""), "sha256|cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_the_good_one(
+    run: Run, file: str, damage: Callable[[Path], Any], said: str
+) -> None:
     write_some(run, 1, 2, 3, losses={2: 1.0})
     damage(run.path / "checkpoints" / "step-000003" / file)
     before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
-    with pytest.raises(RunError, match=rf"step-000003/{file} .*({said}).*step-000002 is good: remove .*step-000003") as caught:
+    with pytest.raises(
+        RunError, match=rf"step-000003/{file} .*({said}).*step-000002 is good: remove .*step-000003"
+    ) as caught:
         load(run.checkpoint("last"))
     assert "\n" not in str(caught.value)
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
@@ -174,9 +185,13 @@ def test_a_full_disk_costs_nothing_that_was_there(run: Run, monkeypatch: pytest.
     monkeypatch.setattr(checkpoints, "_write", full)
     if moment == "sync":
         monkeypatch.setattr(checkpoints, "sync_folder", full_sync)
-    with pytest.raises(RunError, match=r"no room left on the disk of .*step-000002 is complete; free some room, then --resume") as caught:
-        with full_disk_is_one_line(run):  # noqa: SIM117
-            save(run, Progress(step=3), Net(), [])
+    with (
+        pytest.raises(
+            RunError, match=r"no room left on the disk of .*step-000002 is complete; free some room, then --resume"
+        ) as caught,
+        full_disk_is_one_line(run),
+    ):
+        save(run, Progress(step=3), Net(), [])
     assert caught.value.status == 1 and "\n" not in str(caught.value)
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
     assert not [p for p in (run.path / "checkpoints").iterdir() if p.name.startswith(".")]
@@ -207,8 +222,12 @@ def test_a_disk_that_really_refuses_a_write_stops_the_run_with_one_line(tmp_path
     """The system's own limit on a file's size stands for a full disk: the write is cut short, then refused."""
     (tmp_path / "t.txt").write_text("".join(f"line {n}\n" for n in range(500)))
     (tmp_path / "full.py").write_text(FULL)
-    sections = {"tokenizer": "char", "data": {"corpus": str(tmp_path / "t.txt")}, "train": {"steps": 30, "batch": 2, "eval_every": 4},
-                "model": {"dim": 16, "n_layers": 1, "context": 16, "ffn": "mlp"}}  # fmt: skip
+    sections = {
+        "tokenizer": "char",
+        "data": {"corpus": str(tmp_path / "t.txt")},
+        "train": {"steps": 30, "batch": 2, "eval_every": 4},
+        "model": {"dim": 16, "n_layers": 1, "context": 16, "ffn": "mlp"},
+    }
     (tmp_path / "c.json").write_text(json.dumps(validate({"preset": "t", **sections}).model_dump()))
     command = [sys.executable, str(tmp_path / "full.py"), str(tmp_path / "c.json"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -217,7 +236,7 @@ def test_a_disk_that_really_refuses_a_write_stops_the_run_with_one_line(tmp_path
     assert done.stdout.count("\n") == 1 and not done.stderr
     run = Run(tmp_path / "a")
     assert [p.name for p in run.checkpoints()] == ["step-000004"] and load(run.checkpoint("last")).progress.step == 4
-    assert not [p for p in run.path.rglob(".*")]
+    assert not list(run.path.rglob(".*"))
     from nanogpt.train.loop import resume
 
     assert resume(run.path, quiet=True).step == 30
@@ -239,4 +258,6 @@ def test_there_is_no_pickle_anywhere() -> None:
     for path in source.rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():
             code = line.split("#")[0]
-            assert not any(word in code for word in ("import pickle", "torch.load(", "torch.save(", "allow_pickle=True")), (path, line)
+            assert not any(
+                word in code for word in ("import pickle", "torch.load(", "torch.save(", "allow_pickle=True")
+            ), (path, line)

@@ -47,8 +47,11 @@ def run(corpus: Path) -> Path:
 
 
 def test_help_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys; sys.argv = ['nanogpt', '--help']\nfrom nanogpt.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    done = subprocess.run([sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True)
+    code = (
+        "import sys; sys.argv = ['nanogpt', '--help']\nfrom nanogpt.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert "train" in done.stdout
 

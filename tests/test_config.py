@@ -31,7 +31,16 @@ def test_presets_are_complete(name: str) -> None:
 
 def test_overrides_reach_every_section() -> None:
     config = compose(
-        "llama", ["seed=7", "data.corpus=names", "model.dim=64", "model.ffn=geglu", "optim.clip=0.5", "train.steps=9", "tokenizer=char"]
+        "llama",
+        [
+            "seed=7",
+            "data.corpus=names",
+            "model.dim=64",
+            "model.ffn=geglu",
+            "optim.clip=0.5",
+            "train.steps=9",
+            "tokenizer=char",
+        ],
     )
     assert (config.seed, config.data.corpus, config.model.dim, config.tokenizer) == (7, "names", 64, "char")
     assert (config.model.ffn, config.optim.clip, config.train.steps) == ("geglu", 0.5, 9)
@@ -53,7 +62,10 @@ def test_one_knob_of_a_part() -> None:
 
 
 def test_lists_of_parts() -> None:
-    assert compose("llama", ["model.mixer=[attention(window=4), attention]"]).model.mixer == ["attention(window=4)", "attention"]
+    assert compose("llama", ["model.mixer=[attention(window=4), attention]"]).model.mixer == [
+        "attention(window=4)",
+        "attention",
+    ]
     assert compose("llama", ['data.corpus=["a b.txt", "names"]']).data.corpus == ["a b.txt", "names"]
 
 
@@ -127,9 +139,9 @@ def test_any_edit_of_a_key_names_a_right_one() -> None:
     for _ in range(100):
         key = dice.choice(keys())
         at = dice.randrange(len(key))
-        wrong = key[:at] + dice.choice("qxz") + key[at + 1 :]
+        wrong = key[:at] + dice.choice("QXZ") + key[at + 1 :]
         message = refused("gpt2", f"{wrong}=1")
-        assert "there is: " in message
+        assert "there is: " in message, wrong
         if "." in wrong and wrong.split(".")[0] in SECTIONS:
             assert wrong.split(".")[0] + "." in message.split("there is:")[1]
 

@@ -21,7 +21,7 @@ from nanogpt.cost import cost
 from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.part import Flow, Part
-from tests.helpers import TINY, VOCAB, count, make, model_config, scrambled, tokens
+from tests.helpers import TINY, VOCAB, count, model_config, scrambled, tokens
 
 P = dict[str, Tensor]
 
@@ -72,7 +72,9 @@ def heads_of(x: Tensor, n: int) -> Tensor:
     return torch.stack(x.chunk(n, dim=-1))
 
 
-def attention(x: Tensor, p: P, name: str, heads: int, kv_heads: int, *, window: int = 0, rotary: bool = False, qk: float = 0) -> Tensor:
+def attention(
+    x: Tensor, p: P, name: str, heads: int, kv_heads: int, *, window: int = 0, rotary: bool = False, qk: float = 0
+) -> Tensor:
     q, k, v = (heads_of(matrix(x, p, f"{name}.{s}"), n) for s, n in (("q", heads), ("k", kv_heads), ("v", kv_heads)))
     k, v = (t.repeat_interleave(heads // kv_heads, 0) for t in (k, v))
     if qk:
@@ -133,14 +135,26 @@ def test_windows_qk_norm_and_softcap_against_their_formulas(window: int) -> None
 
 @pytest.mark.parametrize(("layout", "norm_first"), [("pre", True), ("post", False)])
 def test_a_block_is_pytorchs_encoder_layer(layout: str, norm_first: bool) -> None:
-    model = scrambled(n_layers=1, mixer="attention(heads=4, bias=all)", ffn="mlp(gelu, hidden=24, bias=zeros)", norm="layernorm", layout=layout)
+    model = scrambled(
+        n_layers=1,
+        mixer="attention(heads=4, bias=all)",
+        ffn="mlp(gelu, hidden=24, bias=zeros)",
+        norm="layernorm",
+        layout=layout,
+    )
     block, p = model.blocks[0], weights(model.blocks[0])
     theirs = nn.TransformerEncoderLayer(16, 4, 24, 0.0, F.gelu, batch_first=True, norm_first=norm_first).train()
     state = {
         "self_attn.in_proj_weight": torch.cat([p[f"mixer.{s}.weight"] for s in "qkv"]),
         "self_attn.in_proj_bias": torch.cat([p[f"mixer.{s}.bias"] for s in "qkv"]),
     }
-    for ours, other in (("mixer.out", "self_attn.out_proj"), ("ffn.up", "linear1"), ("ffn.out", "linear2"), ("mixer_norm", "norm1"), ("ffn_norm", "norm2")):
+    for ours, other in (
+        ("mixer.out", "self_attn.out_proj"),
+        ("ffn.up", "linear1"),
+        ("ffn.out", "linear2"),
+        ("mixer_norm", "norm1"),
+        ("ffn_norm", "norm2"),
+    ):
         state |= {f"{other}.{s}": p[f"{ours}.{s}"] for s in ("weight", "bias")}
     theirs.load_state_dict(state)
     x = torch.randn(2, 8, 16)
@@ -151,7 +165,11 @@ def test_a_block_is_pytorchs_encoder_layer(layout: str, norm_first: bool) -> Non
 
 def test_dropout_works_where_it_says_and_only_in_training() -> None:
     ids = tokens(2, 8)
-    for fields in ({"mixer": "attention(heads=2, dropout=0.5)"}, {"ffn": "mlp", "layout": "pre(dropout=0.5)"}, {"embed": "token(dropout=0.5)"}):
+    for fields in (
+        {"mixer": "attention(heads=2, dropout=0.5)"},
+        {"ffn": "mlp", "layout": "pre(dropout=0.5)"},
+        {"embed": "token(dropout=0.5)"},
+    ):
         model = scrambled(**fields)
         assert torch.equal(model(ids), model(ids))
         model.train()
@@ -173,18 +191,86 @@ def test_dropout_works_where_it_says_and_only_in_training() -> None:
         ("gpt2", ["model.n_layers=36", "model.dim=1280", "model.mixer.heads=20"], 50257, 774_030_080),
         ("gpt2", ["model.n_layers=48", "model.dim=1600", "model.mixer.heads=25"], 50257, 1_557_611_200),
         # makemore's transformer: GPT-2's block, an untied head without bias, 16 places (names.txt: 27 symbols)
-        ("gpt2", ["model.dim=64", "model.n_layers=4", "model.mixer.heads=4", "model.context=16", "model.head=linear"], 27, 204_544),
+        (
+            "gpt2",
+            ["model.dim=64", "model.n_layers=4", "model.mixer.heads=4", "model.context=16", "model.head=linear"],
+            27,
+            204_544,
+        ),
         # llama2.c's stories260K, Llama-2-7B, Llama-3-8B and Mistral-7B
-        ("llama", ["model.dim=64", "model.n_layers=5", "model.mixer=attention(heads=8, kv_heads=4)", "model.ffn=swiglu(multiple_of=4)", "model.head=tied"], 512, 260_032),
-        ("llama", ["model.dim=4096", "model.n_layers=32", "model.mixer=attention(heads=32)", "model.ffn=swiglu(multiple_of=256)"], 32000, 6_738_415_616),
-        ("llama", ["model.dim=4096", "model.n_layers=32", "model.mixer=attention(heads=32, kv_heads=8)", "model.ffn=swiglu(hidden=14336)"], 128256, 8_030_261_248),
-        ("llama", ["model.dim=4096", "model.n_layers=32", "model.mixer=attention(heads=32, kv_heads=8)", "model.ffn=swiglu(hidden=14336)"], 32000, 7_241_732_096),
+        (
+            "llama",
+            [
+                "model.dim=64",
+                "model.n_layers=5",
+                "model.mixer=attention(heads=8, kv_heads=4)",
+                "model.ffn=swiglu(multiple_of=4)",
+                "model.head=tied",
+            ],
+            512,
+            260_032,
+        ),
+        (
+            "llama",
+            [
+                "model.dim=4096",
+                "model.n_layers=32",
+                "model.mixer=attention(heads=32)",
+                "model.ffn=swiglu(multiple_of=256)",
+            ],
+            32000,
+            6_738_415_616,
+        ),
+        (
+            "llama",
+            [
+                "model.dim=4096",
+                "model.n_layers=32",
+                "model.mixer=attention(heads=32, kv_heads=8)",
+                "model.ffn=swiglu(hidden=14336)",
+            ],
+            128256,
+            8_030_261_248,
+        ),
+        (
+            "llama",
+            [
+                "model.dim=4096",
+                "model.n_layers=32",
+                "model.mixer=attention(heads=32, kv_heads=8)",
+                "model.ffn=swiglu(hidden=14336)",
+            ],
+            32000,
+            7_241_732_096,
+        ),
         # Qwen3-0.6B: QK norm per head, head_dim of its own, tied
-        ("llama", ["model.dim=1024", "model.n_layers=28", "model.mixer=attention(heads=16, kv_heads=8, head_dim=128, qk_norm=rmsnorm)", "model.ffn=swiglu(hidden=3072)", "model.head=tied"], 151936, 596_049_920),
+        (
+            "llama",
+            [
+                "model.dim=1024",
+                "model.n_layers=28",
+                "model.mixer=attention(heads=16, kv_heads=8, head_dim=128, qk_norm=rmsnorm)",
+                "model.ffn=swiglu(hidden=3072)",
+                "model.head=tied",
+            ],
+            151936,
+            596_049_920,
+        ),
         # Qwen2.5-0.5B: biases on queries, keys and values
-        ("llama", ["model.dim=896", "model.n_layers=24", "model.mixer=attention(heads=14, kv_heads=2, bias=qkv)", "model.ffn=swiglu(hidden=4864)", "model.head=tied"], 151936, 494_032_768),
+        (
+            "llama",
+            [
+                "model.dim=896",
+                "model.n_layers=24",
+                "model.mixer=attention(heads=14, kv_heads=2, bias=qkv)",
+                "model.ffn=swiglu(hidden=4864)",
+                "model.head=tied",
+            ],
+            151936,
+            494_032_768,
+        ),
     ],
-)  # fmt: skip
+)
 def test_published_parameter_counts(preset: str, overrides: list[str], vocab: int, size: int) -> None:
     config = compose(preset, [*overrides, f"model.vocab_size={vocab}"]).model
     assert cost(config).total == size
@@ -197,9 +283,16 @@ def test_the_sizes_that_nanogpt_prints(dim: int, layers: int, context: int, prin
     """Without biases and without the position table, as its get_num_params does."""
     config = compose(
         "gpt2",
-        [f"model.dim={dim}", f"model.n_layers={layers}", f"model.context={context}", "model.vocab_size=65", "model.norm=layernorm(bias=none)",
-         "model.mixer=attention(heads=4)", "model.ffn=mlp(gelu_tanh)"],
-    ).model  # fmt: skip
+        [
+            f"model.dim={dim}",
+            f"model.n_layers={layers}",
+            f"model.context={context}",
+            "model.vocab_size=65",
+            "model.norm=layernorm(bias=none)",
+            "model.mixer=attention(heads=4)",
+            "model.ffn=mlp(gelu_tanh)",
+        ],
+    ).model
     counted = cost(config)
     assert f"{(counted.total - counted.parameters['position']) / 1e6:.2f}M" == printed
 
@@ -222,9 +315,17 @@ def _stories(path: Path) -> LanguageModel:
         return torch.cat([torch.cat((h[0::2], h[1::2])) for h in w.chunk(n)])
 
     kv = dim // heads * kv_heads
-    names = [("mixer_norm.weight", (dim,)), ("mixer.q.weight", (dim, dim)), ("mixer.k.weight", (kv, dim)), ("mixer.v.weight", (kv, dim)),
-             ("mixer.out.weight", (dim, dim)), ("ffn_norm.weight", (dim,)), ("ffn.gate.weight", (hidden, dim)), ("ffn.out.weight", (dim, hidden)),
-             ("ffn.up.weight", (hidden, dim))]  # fmt: skip
+    names = [
+        ("mixer_norm.weight", (dim,)),
+        ("mixer.q.weight", (dim, dim)),
+        ("mixer.k.weight", (kv, dim)),
+        ("mixer.v.weight", (kv, dim)),
+        ("mixer.out.weight", (dim, dim)),
+        ("ffn_norm.weight", (dim,)),
+        ("ffn.gate.weight", (hidden, dim)),
+        ("ffn.out.weight", (dim, hidden)),
+        ("ffn.up.weight", (hidden, dim)),
+    ]
     state = {"embed.weight": take(abs(vocab), dim)}
     for name, shape in names:
         for layer, w in enumerate(take(layers, *shape)):
@@ -232,9 +333,18 @@ def _stories(path: Path) -> LanguageModel:
             state[f"blocks.{layer}.{name}"] = turned
     state["norm.weight"] = take(dim)
     model = LanguageModel(
-        model_config(dim=dim, n_layers=layers, context=context, vocab_size=abs(vocab), position="rotary", norm="rmsnorm(eps=1e-5)", head="tied",
-                     mixer=f"attention(heads={heads}, kv_heads={kv_heads})", ffn=f"swiglu(hidden={hidden})")
-    )  # fmt: skip
+        model_config(
+            dim=dim,
+            n_layers=layers,
+            context=context,
+            vocab_size=abs(vocab),
+            position="rotary",
+            norm="rmsnorm(eps=1e-5)",
+            head="tied",
+            mixer=f"attention(heads={heads}, kv_heads={kv_heads})",
+            ffn=f"swiglu(hidden={hidden})",
+        )
+    )
     model.load_state_dict(state)
     return model.eval()
 
@@ -262,22 +372,43 @@ def test_stories260k_tells_its_story(data_dir: Path) -> None:
 
 def _nano(path: Path, act: str) -> tuple[LanguageModel, dict[str, Any]]:
     def tensor(entry: dict[str, Any]) -> Tensor:
-        return torch.from_numpy(np.frombuffer(base64.b64decode(entry["data"]), np.float32).reshape(entry["shape"]).copy())
+        return torch.from_numpy(
+            np.frombuffer(base64.b64decode(entry["data"]), np.float32).reshape(entry["shape"]).copy()
+        )
 
     raw = json.loads((path / "gpt-nano-sort-model.json").read_text())
     theirs = {k.removeprefix("transformer."): tensor(v) for k, v in raw.items() if k != "config"}
-    state = {"embed.weight": theirs["wte.weight"], "position.0.weight": theirs["wpe.weight"], "head.linear.weight": theirs["lm_head.weight"],
-             "norm.weight": theirs["ln_f.weight"], "norm.bias": theirs["ln_f.bias"]}  # fmt: skip
+    state = {
+        "embed.weight": theirs["wte.weight"],
+        "position.0.weight": theirs["wpe.weight"],
+        "head.linear.weight": theirs["lm_head.weight"],
+        "norm.weight": theirs["ln_f.weight"],
+        "norm.bias": theirs["ln_f.bias"],
+    }
     for n in range(3):
         for s in ("weight", "bias"):
             for x, part in zip("qkv", theirs[f"h.{n}.attn.c_attn.{s}"].chunk(3), strict=True):
                 state[f"blocks.{n}.mixer.{x}.{s}"] = part
-            pairs = (("mixer.out", "attn.c_proj"), ("mixer_norm", "ln_1"), ("ffn_norm", "ln_2"), ("ffn.up", "mlp.c_fc"), ("ffn.out", "mlp.c_proj"))
+            pairs = (
+                ("mixer.out", "attn.c_proj"),
+                ("mixer_norm", "ln_1"),
+                ("ffn_norm", "ln_2"),
+                ("ffn.up", "mlp.c_fc"),
+                ("ffn.out", "mlp.c_proj"),
+            )
             state |= {f"blocks.{n}.{a}.{s}": theirs[f"h.{n}.{b}.{s}"] for a, b in pairs}
     model = LanguageModel(
-        model_config(dim=48, n_layers=3, context=11, vocab_size=3, position="learned", mixer="attention(heads=3, bias=all)",
-                     ffn=f"mlp({act}, bias=zeros)", norm="layernorm")
-    )  # fmt: skip
+        model_config(
+            dim=48,
+            n_layers=3,
+            context=11,
+            vocab_size=3,
+            position="learned",
+            mixer="attention(heads=3, bias=all)",
+            ffn=f"mlp({act}, bias=zeros)",
+            norm="layernorm",
+        )
+    )
     model.load_state_dict(state)
     partials = json.loads((path / "gpt-nano-sort-t0-partials.json").read_text())
     return model.eval(), {k: tensor(v) for k, v in partials.items() if isinstance(v, dict) and "data" in v}
@@ -299,7 +430,9 @@ def test_gpt_nano_sorts(data_dir: Path) -> None:
     assert (other(ids) - seen["lm_head"]).abs().max() > 1e-3, "tanh-GELU must be told from erf-GELU"
     dice = torch.Generator().manual_seed(torch.seed() % 2**31)
     rows = torch.randint(3, (20, 6), generator=dice).tolist()
-    right = sum(new == sorted(row) for row, new in zip(rows, generate(model, rows, 6, Sampling(temperature=0)), strict=True))
+    right = sum(
+        new == sorted(row) for row, new in zip(rows, generate(model, rows, 6, Sampling(temperature=0)), strict=True)
+    )
     assert right >= 18
 
 
@@ -401,7 +534,9 @@ def test_bf16_is_close_and_silent(name: str) -> None:
         low.backward()
         with torch.no_grad():
             cache = model.new_cache(2, 8)
-            pieces = torch.cat([model(ids[:, :3], cache=cache), *(model(ids[:, t : t + 1], cache=cache) for t in range(3, 8))], 1)
+            pieces = torch.cat(
+                [model(ids[:, :3], cache=cache), *(model(ids[:, t : t + 1], cache=cache) for t in range(3, 8))], 1
+            )
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, exact, atol=0.1, rtol=0.05)
@@ -423,7 +558,11 @@ def test_compiled_losses_are_the_same_without_a_graph_break(name: str) -> None:
     documents = torch.arange(8).div(3, rounding_mode="floor").expand(2, 8).contiguous()
     torch._dynamo.reset()
     compiled = torch.compile(model.losses, fullgraph=True)
-    extras: dict[str, dict[str, Any]] = {"gpt2": {"mask_BT": mask}, "llama": {"documents_BT": documents}, "modern": {"count": torch.tensor(40)}}
+    extras: dict[str, dict[str, Any]] = {
+        "gpt2": {"mask_BT": mask},
+        "llama": {"documents_BT": documents},
+        "modern": {"count": torch.tensor(40)},
+    }
     for extra in ({}, extras[name]):
         expected = model.losses(ids, targets, **extra)["loss"]
         expected.backward()

@@ -64,8 +64,15 @@ def test_every_schedule_stays_between_nothing_and_the_whole_rate(name: str, warm
     assert all(0 < v <= 1 or (v == 0 and step > 0) for step, v in enumerate(values))
 
 
-@pytest.mark.parametrize("text, said", [("cosine(warmup=-1)", "warmup=-1"), ("cosine(final=2)", "final=2.0 must lie between 0 and 1"),
-                                        ("cosin", "did you mean 'cosine'"), ("wsd(decay=-0.1)", "decay=-0.1")])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("cosine(warmup=-1)", "warmup=-1"),
+        ("cosine(final=2)", "final=2.0 must lie between 0 and 1"),
+        ("cosin", "did you mean 'cosine'"),
+        ("wsd(decay=-0.1)", "decay=-0.1"),
+    ],
+)
 def test_wrong_schedules_are_refused(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said.replace("(", r"\(")):
         schedule(text)
@@ -121,8 +128,12 @@ def decayed(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 THEIRS = {
     "sgd(lr=0.3)": lambda m: torch.optim.SGD(decayed(m, 0), lr=0.3),
     "sgd(lr=0.1, momentum=0.8, weight_decay=0.2)": lambda m: torch.optim.SGD(decayed(m, 0.2), lr=0.1, momentum=0.8),
-    "sgd(lr=0.1, momentum=0.8, form=nesterov)": lambda m: torch.optim.SGD(decayed(m, 0), lr=0.1, momentum=0.8, nesterov=True),
-    "rmsprop(lr=0.01, decay=0.9, momentum=0.5)": lambda m: torch.optim.RMSprop(decayed(m, 0), lr=0.01, alpha=0.9, momentum=0.5),
+    "sgd(lr=0.1, momentum=0.8, form=nesterov)": lambda m: torch.optim.SGD(
+        decayed(m, 0), lr=0.1, momentum=0.8, nesterov=True
+    ),
+    "rmsprop(lr=0.01, decay=0.9, momentum=0.5)": lambda m: torch.optim.RMSprop(
+        decayed(m, 0), lr=0.01, alpha=0.9, momentum=0.5
+    ),
     "adam(lr=0.01, weight_decay=0.3)": lambda m: torch.optim.Adam(decayed(m, 0.3), lr=0.01, betas=(0.9, 0.999)),
     "adamw(lr=0.01)": lambda m: torch.optim.AdamW(decayed(m, 0.1), lr=0.01, betas=(0.9, 0.95)),
     "adamw(lr=0.01, beta1=0.5, beta2=0.6, eps=1e-3, weight_decay=1)": lambda m: torch.optim.AdamW(
@@ -153,7 +164,9 @@ def test_muon_is_torchs(form: str, scale: str, adjust: str) -> None:
     hidden = [p for n, p in two.named_parameters() if names[n] == "hidden"]
     rest = [p for n, p in two.named_parameters() if names[n] != "hidden"]
     theirs = [
-        torch.optim.Muon(hidden, lr=0.05, momentum=0.9, nesterov=form == "nesterov", weight_decay=0.1, adjust_lr_fn=adjust),
+        torch.optim.Muon(
+            hidden, lr=0.05, momentum=0.9, nesterov=form == "nesterov", weight_decay=0.1, adjust_lr_fn=adjust
+        ),
         torch.optim.AdamW(rest, lr=0.01, betas=(0.9, 0.95), weight_decay=0),
     ]
     generator = torch.Generator().manual_seed(torch.seed() % 2**31)
@@ -201,11 +214,19 @@ def test_a_parameter_in_no_group_or_in_two_is_refused_by_name() -> None:
         check_cover(model, [torch.optim.SGD([*model.parameters(), nn.Parameter(torch.ones(1))])])
 
 
-@pytest.mark.parametrize("text, said", [
-    ("adamw(lr=0)", "lr=0.0 must be more than 0"), ("adamw(beta1=1)", "beta1=1.0"), ("sgd(form=nesterov)", "needs momentum"),
-    ("adamw(beta_1=0.9)", "did you mean 'beta1'"), ("adamm", "did you mean 'adam"), ("muon(adam_lr=-1)", "adam_lr=-1"),
-    ("muon(scale=big)", "scale=big is not one of its words"), ("muon(ns_steps=0)", "ns_steps=0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("adamw(lr=0)", "lr=0.0 must be more than 0"),
+        ("adamw(beta1=1)", "beta1=1.0"),
+        ("sgd(form=nesterov)", "needs momentum"),
+        ("adamw(beta_1=0.9)", "did you mean 'beta1'"),
+        ("adamm", "did you mean 'adam"),
+        ("muon(adam_lr=-1)", "adam_lr=-1"),
+        ("muon(scale=big)", "scale=big is not one of its words"),
+        ("muon(ns_steps=0)", "ns_steps=0"),
+    ],
+)
 def test_wrong_optimizers_are_refused(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         build(OPTIMIZERS, text, precision="fp32")

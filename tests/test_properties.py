@@ -124,7 +124,9 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         knobs["bias"] = draw(one([None, "zeros"]))
     dropout = one([None, 0.3])
     layout = one(sorted(LAYOUTS)).flatmap(lambda n: dropout.map(lambda d: call(n, {"dropout": d})))
-    position = one(sorted(POSITIONS)).flatmap(lambda n: one([None, 100]).map(lambda b: call(n, {"base": b if n == "rotary" else None})))
+    position = one(sorted(POSITIONS)).flatmap(
+        lambda n: one([None, 100]).map(lambda b: call(n, {"base": b if n == "rotary" else None}))
+    )
     config = {
         "dim": "vocab" if head == "none" and draw(st.booleans()) else dim,
         "n_layers": n_layers,
@@ -151,16 +153,21 @@ def ids(config: ModelConfig, batch: int, time: int, seed: int) -> Tensor:
     return torch.randint(config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
-def close(a: Tensor, b: Tensor, tolerance: float = 2e-4) -> None:
+def close(a: Tensor, b: Tensor) -> None:
     assert a.isfinite().all() and b.isfinite().all()
-    torch.testing.assert_close(a, b, atol=tolerance * (1 + float(b.abs().max())), rtol=1e-3)
+    torch.testing.assert_close(a, b, atol=1e-6 * (1 + float(b.abs().max())), rtol=1e-6)
 
 
 def random_model(config: ModelConfig, seed: int) -> LanguageModel:
-    """Random everywhere: what starts at zero would hide what it is multiplied with."""
+    """Random everywhere: what starts at zero would hide what it is multiplied with. In fp64, and with small weights:
+    without norms a stream may grow as x^16, and a rounding error with it."""
     model = LanguageModel(config)
     model.initialise(seed)
-    return scramble(model, seed).eval()
+    scramble(model, seed).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.7)
+    return model
 
 
 @torch.no_grad()
@@ -169,12 +176,12 @@ def check_causal(config: ModelConfig, seed: int) -> None:
     at = 1 + seed % (CONTEXT - 1)
     other = x.clone()
     other[:, at:] = (other[:, at:] + 1 + seed % (config.vocab_size - 1)) % config.vocab_size
-    close(model(x)[:, :at], model(other)[:, :at], 1e-5)
+    close(model(x)[:, :at], model(other)[:, :at])
     mask = torch.ones_like(x, dtype=torch.bool)
     mask[0, :2], mask[1, -2:] = False, False
-    close(model(x, mask)[:, :at], model(other, mask)[:, :at], 1e-5)
+    close(model(x, mask)[:, :at], model(other, mask)[:, :at])
     padding = torch.where(mask, x, (x + 1) % config.vocab_size)
-    close(model(x, mask)[mask], model(padding, mask)[mask], 1e-5)
+    close(model(x, mask)[mask], model(padding, mask)[mask])
 
 
 @torch.no_grad()
@@ -188,6 +195,8 @@ def check_documents(config: ModelConfig, seed: int) -> None:
     mask = documents < 2  # the last piece is padding
     close(model(x, mask, documents)[mask], packed[mask])
     close(model(x, mask, documents.clamp(max=1))[mask], packed[mask])
+    mask = documents > 0  # the first piece is
+    close(model(x, mask, documents)[mask], packed[mask])
 
 
 @torch.no_grad()
@@ -370,7 +379,15 @@ def test_an_odd_head_under_rotary() -> None:
 
 def test_the_largest_sizes_allocate_nothing() -> None:
     config = ModelConfig.model_validate(
-        BASE | {"dim": 2**20, "context": 2**31 - 1, "vocab_size": 2**31 - 1, "position": "learned", "ffn": "mlp", "mixer": "attention"}
+        BASE
+        | {
+            "dim": 2**20,
+            "context": 2**31 - 1,
+            "vocab_size": 2**31 - 1,
+            "position": "learned",
+            "ffn": "mlp",
+            "mixer": "attention",
+        }
     )
     resolve_model(config)
     assert cost(config).total > 2**52

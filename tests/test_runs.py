@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -47,7 +48,7 @@ def test_an_existing_name_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "x" * 300])
 def test_a_name_is_one_folder_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="one folder's name"):
+    with pytest.raises(UserError, match="one folder"):
         Run.create(tmp_path, name, a_config())
 
 
@@ -59,10 +60,8 @@ def test_without_a_name_a_free_one_is_found(tmp_path: Path) -> None:
 
 
 def _race(out: Path, name: str | None, dim: int, won: list[tuple[Path, int]]) -> None:
-    try:
+    with contextlib.suppress(UserError):
         won.append((Run.create(out, name, a_config(dim=dim)).path, dim))
-    except UserError:
-        pass
 
 
 @pytest.mark.parametrize("name", ["same", None])
@@ -81,14 +80,14 @@ def test_runs_racing_for_a_name_never_overwrite_each_other(tmp_path: Path, name:
 
 def test_a_folder_that_is_not_a_run_is_refused_with_the_nearest(tmp_path: Path) -> None:
     Run.create(tmp_path, "shakespeare-1", a_config())
-    with pytest.raises(UserError, match="is not a run.*did you mean 'shakespeare-1'"):
+    with pytest.raises(UserError, match=r"is not a run.*did you mean 'shakespeare-1'"):
         Run.open(tmp_path / "shakespear-1")
 
 
 def test_a_damaged_configuration_is_one_line(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "a", a_config())
     (run.path / "config.json").write_text('{"preset": ')
-    with pytest.raises(RunError, match="config.json is damaged"):
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
         run.config()
 
 
@@ -97,7 +96,7 @@ def test_logs_lose_at_most_a_broken_last_line_and_can_be_rewound(tmp_path: Path)
     for step in range(1, 8):
         run.log({"step": step, "train/loss": 1 / step})
         run.log_sample({"step": step, "text": "ä\n"})
-    with open(run.path / "metrics.jsonl", "ab") as file:
+    with (run.path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 8, "train/lo')
     assert [row["step"] for row in run.metrics()] == list(range(1, 8))
     run.rewind(5)
@@ -156,7 +155,7 @@ def test_parts_of_the_users_are_copied_and_named_by_file(tmp_path: Path) -> None
     assert run.config().model.mixer == ["glu(act='my act.py:Act')", "none"]
     assert (run.path / "parts" / "my_parts.py").read_text() == "class Mine: pass\n"
     assert own_parts(a_config())[1] == {}
-    with parts_from(tmp_path), pytest.raises(UserError, match="nowhere.py:Mine: no file"):
+    with parts_from(tmp_path), pytest.raises(UserError, match=r"nowhere\.py:Mine: no file"):
         Run.create(tmp_path / "runs", "b", a_config(ffn="nowhere.py:Mine"))
 
 

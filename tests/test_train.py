@@ -49,11 +49,18 @@ def config(text: Path) -> Callable[..., RunConfig]:
             "preset": "tiny",
             "tokenizer": "char",
             "data": {"corpus": str(text)},
-            "model": {"dim": 16, "n_layers": 2, "context": 16, "position": "rotary", "mixer": "attention(heads=2)",
-                      "ffn": "mlp(hidden=32)", "norm": "rmsnorm"},
+            "model": {
+                "dim": 16,
+                "n_layers": 2,
+                "context": 16,
+                "position": "rotary",
+                "mixer": "attention(heads=2)",
+                "ffn": "mlp(hidden=32)",
+                "norm": "rmsnorm",
+            },
             "optim": {"optimizer": "adamw(lr=0.01)", "schedule": "cosine(warmup=2)"},
             "train": {"steps": 12, "batch": 4, "eval_every": 6, "threads": 2},
-        }  # fmt: skip
+        }
         for section, values in changes.items():
             if isinstance(values, dict):
                 sections[section] = {**sections[section], **values}
@@ -118,7 +125,9 @@ def trainer_of(run: Run) -> Trainer:
 
 
 @pytest.mark.parametrize("batching", ["stream", "pad", "pack"])
-def test_how_a_batch_is_cut_changes_nothing(tmp_path: Path, text: Path, config: Callable[..., RunConfig], batching: str) -> None:
+def test_how_a_batch_is_cut_changes_nothing(
+    tmp_path: Path, text: Path, config: Callable[..., RunConfig], batching: str
+) -> None:
     """Also where micro-batches hold different numbers of scored tokens: the sum is divided by the whole batch's."""
     folder = tmp_path / "documents"
     folder.mkdir()
@@ -126,7 +135,10 @@ def test_how_a_batch_is_cut_changes_nothing(tmp_path: Path, text: Path, config: 
         (folder / f"{n}.txt").write_text(line * (n % 4 + 1))
     rows = []
     for accumulate in (1, 4):
-        changes = {"data": {"corpus": str(folder), "batching": batching}, "train": {"batch": 8, "accumulate": accumulate}}
+        changes = {
+            "data": {"corpus": str(folder), "batching": batching},
+            "train": {"batch": 8, "accumulate": accumulate},
+        }
         rows.append(train(config(**changes), out=tmp_path, quiet=True).run.metrics())
     for one, four in zip(*rows, strict=True):
         for key in ("train/loss", "grad_norm", "tokens"):
@@ -161,14 +173,18 @@ def test_evaluation_is_complete_and_repeatable(tmp_path: Path, config: Callable[
     assert first.bpb == pytest.approx(nats / math.log(2) / tokens.n_bytes, rel=1e-5)
 
 
-def test_the_evaluation_of_training_is_the_one_of_its_checkpoint(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+def test_the_evaluation_of_training_is_the_one_of_its_checkpoint(
+    tmp_path: Path, config: Callable[..., RunConfig]
+) -> None:
     run = train(config(), out=tmp_path, quiet=True).run
     job = trainer_of(run)
     job.model.load_state_dict(weights(run))
     assert job.evaluate().loss == run.metrics()[-1]["val/loss"]
 
 
-def test_samples_evaluations_and_dropout_leave_the_weights_alone(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+def test_samples_evaluations_and_dropout_leave_the_weights_alone(
+    tmp_path: Path, config: Callable[..., RunConfig]
+) -> None:
     """The same steps, with and without interruptions that draw random numbers."""
     dropout = {"layout": "pre(dropout=0.3)"}
     plain = train(config(model=dropout, train={"eval_every": 12}), out=tmp_path, quiet=True).run
@@ -183,7 +199,9 @@ def test_samples_evaluations_and_dropout_leave_the_weights_alone(tmp_path: Path,
     assert not same(plain, train(config(model=dropout, seed=2), out=tmp_path, quiet=True).run)
 
 
-def test_early_stopping_keeps_the_best(tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_keeps_the_best(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     losses = iter([3.0, 2.0, 2.5, 2.4, 1.0])
     real = trainer.evaluate
 
@@ -198,7 +216,9 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, config: Callable[..., Run
     assert [p.name for p in summary.run.checkpoints()] == ["step-000006", "step-000012"]
     assert summary.run.best() == summary.run.path / "checkpoints" / "step-000006"
     assert resume(summary.run.path, quiet=True).step == 12  # it stays stopped ...
-    assert resume(summary.run.path, ["train.patience=0", "train.steps=13"], quiet=True).step == 13  # ... until told otherwise
+    assert (
+        resume(summary.run.path, ["train.patience=0", "train.steps=13"], quiet=True).step == 13
+    )  # ... until told otherwise
 
 
 # ---- going on
@@ -217,8 +237,12 @@ def test_more_steps_can_be_added(tmp_path: Path, config: Callable[..., RunConfig
 def test_resuming_refuses_what_would_change_the_past(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
     run = train(config(), out=tmp_path, quiet=True).run
     before = (run.path / "config.json").read_bytes()
-    for override, said in [("model.dim=32", "model.dim=32: this run began with 16"), ("train.batch=8", "train.batch=8"),
-                           ("seed=3", "seed=3"), ("train.steps=5", "train.steps=5: this run has already taken 12")]:  # fmt: skip
+    for override, said in [
+        ("model.dim=32", "model.dim=32: this run began with 16"),
+        ("train.batch=8", "train.batch=8"),
+        ("seed=3", "seed=3"),
+        ("train.steps=5", "train.steps=5: this run has already taken 12"),
+    ]:
         with pytest.raises(UserError, match=said):
             resume(run.path, [override], quiet=True)
     assert (run.path / "config.json").read_bytes() == before
@@ -267,16 +291,19 @@ def test_starting_from_another_runs_weights(tmp_path: Path, config: Callable[...
 # ---- refusals and accidents
 
 
-@pytest.mark.parametrize("changes, said", [
-    ({"model": {"mixer": "atention"}}, "model.mixer.*did you mean 'attention'"),
-    ({"optim": {"optimizer": "adamw(rate=1)"}}, "optim.optimizer: adamw: no knob 'rate'"),
-    ({"optim": {"schedule": "cosine(final=3)"}}, "optim.schedule: cosine: final=3.0"),
-    ({"train": {"accumulate": 3}}, "train.batch=4 cannot be cut into train.accumulate=3.*nearest: train.batch=3"),
-    ({"tokenizer": "chars"}, "'chars'; did you mean 'char'"),
-    ({"model": {"vocab_size": 3}}, "model.vocab_size=3: the tokenizer has"),
-    ({"data": {"corpus": "no/such.txt"}}, "no/such.txt"),
-    ({"train": {"device": "cuda:77"}}, "train.device=cuda:77"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"model": {"mixer": "atention"}}, "model.mixer.*did you mean 'attention'"),
+        ({"optim": {"optimizer": "adamw(rate=1)"}}, "optim.optimizer: adamw: no knob 'rate'"),
+        ({"optim": {"schedule": "cosine(final=3)"}}, "optim.schedule: cosine: final=3.0"),
+        ({"train": {"accumulate": 3}}, "train.batch=4 cannot be cut into train.accumulate=3.*nearest: train.batch=3"),
+        ({"tokenizer": "chars"}, "'chars'; did you mean 'char'"),
+        ({"model": {"vocab_size": 3}}, "model.vocab_size=3: the tokenizer has"),
+        ({"data": {"corpus": "no/such.txt"}}, "no/such.txt"),
+        ({"train": {"device": "cuda:77"}}, "train.device=cuda:77"),
+    ],
+)
 def test_what_cannot_work_is_refused_and_leaves_no_folder(
     tmp_path: Path, config: Callable[..., RunConfig], changes: dict[str, Any], said: str
 ) -> None:
@@ -306,7 +333,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_module(
             next(p for n, p in job.model.named_parameters() if n.startswith("blocks.1.ffn.")).fill_(math.inf)
 
     planted(monkeypatch, 9, plant)
-    with pytest.raises(RunError, match=r"the loss is not finite in step 9: .* is blocks\.1\.ffn\..*step-000006 is kept") as caught:
+    with pytest.raises(
+        RunError, match=r"the loss is not finite in step 9: .* is blocks\.1\.ffn\..*step-000006 is kept"
+    ) as caught:
         train(config(), out=tmp_path, name="a", quiet=True)
     assert caught.value.status == 1 and "\n" not in str(caught.value)
     run = Run.open(tmp_path / "a")
@@ -336,7 +365,9 @@ def test_the_innermost_bad_module_is_named() -> None:
     assert not model[0]._forward_hooks
 
 
-def test_a_real_divergence_is_caught_before_the_weights_are_touched(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+def test_a_real_divergence_is_caught_before_the_weights_are_touched(
+    tmp_path: Path, config: Callable[..., RunConfig]
+) -> None:
     wild = config(optim={"optimizer": "sgd(lr=1e30)", "schedule": "constant", "clip": 0}, train={"checkpoint_every": 1})
     with pytest.raises(RunError, match="is not finite"):
         train(wild, out=tmp_path, name="a", quiet=True)
@@ -361,7 +392,9 @@ if __name__ == "__main__":
 def start_driver(tmp_path: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [sys.executable, "-u", str(tmp_path / "driver.py"), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
 
 
 @pytest.mark.slow
@@ -392,7 +425,9 @@ def test_two_processes_are_one(tmp_path: Path, config: Callable[..., RunConfig])
     made = config(train={"accumulate": 2, "steps": 8, "eval_every": 4, "threads": 1}, model={"layout": "pre"})
     (tmp_path / "c.json").write_text(json.dumps(made.model_dump()))
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29000 + os.getpid() % 999)}
-    processes = [start_driver(tmp_path, tmp_path / "c.json", tmp_path / "two", RANK=str(n), **together) for n in range(2)]
+    processes = [
+        start_driver(tmp_path, tmp_path / "c.json", tmp_path / "two", RANK=str(n), **together) for n in range(2)
+    ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     two = Run.open(tmp_path / "two")
@@ -407,7 +442,9 @@ def test_two_processes_are_one(tmp_path: Path, config: Callable[..., RunConfig])
 # ---- the machine
 
 
-def test_choices_follow_from_the_run_and_not_from_the_clock(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_follow_from_the_run_and_not_from_the_clock(
+    config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = config().train
     small = machine.choose(wanted, dim=64, flops=1e9)
     assert small == machine.choose(wanted, dim=64, flops=1e9) and small.compile == "off"
@@ -442,8 +479,12 @@ def test_where_compiling_fails_the_run_goes_on_and_says_so(
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(machine, "has_compiler", lambda kind: True)
     said: list[str] = []
-    summary = train(config(train={"compile": "on"}), out=tmp_path, quiet=True,
-                    on_event=lambda event, facts: said.append(facts.get("text", "")))  # fmt: skip
+    summary = train(
+        config(train={"compile": "on"}),
+        out=tmp_path,
+        quiet=True,
+        on_event=lambda event, facts: said.append(facts.get("text", "")),
+    )
     assert "cannot compile (no such compiler); going on without" in said
     assert summary.run.config().train.compile == "off"
     assert same(summary.run, train(config(), out=tmp_path, quiet=True).run)
@@ -454,8 +495,12 @@ def test_a_compiled_run_is_the_same_run(tmp_path: Path, config: Callable[..., Ru
     if not machine.has_compiler("cpu"):
         pytest.skip("no C++ compiler on this machine")
     said: list[str] = []
-    fast = train(config(train={"compile": "on"}), out=tmp_path, quiet=True,
-                 on_event=lambda event, facts: said.append(facts.get("text", ""))).run  # fmt: skip
+    fast = train(
+        config(train={"compile": "on"}),
+        out=tmp_path,
+        quiet=True,
+        on_event=lambda event, facts: said.append(facts.get("text", "")),
+    ).run
     plain = train(config(train={"compile": "off"}), out=tmp_path, quiet=True).run
     assert any(line.startswith("compiled in") for line in said) and fast.config().train.compile == "on"
     for a, b in zip(fast.metrics(), plain.metrics(), strict=True):
@@ -480,8 +525,18 @@ def test_plain_lines_and_the_live_display(tmp_path: Path, config: Callable[..., 
     train(config(), out=tmp_path, quiet=True, on_event=both, sampler=lambda model, tokenizer: "a sample")
     console.file.close()
     text = "\n".join(lines)
-    for wanted in ("parameters: embed", "FLOP a token", "memory", "machine    cpu, 2 threads", "step 12/12", "val ", "bpb ",
-                   "tokens/s", "0s left", "--- sample at step 12\na sample"):  # fmt: skip
+    for wanted in (
+        "parameters: embed",
+        "FLOP a token",
+        "memory",
+        "machine    cpu, 2 threads",
+        "step 12/12",
+        "val ",
+        "bpb ",
+        "tokens/s",
+        "0s left",
+        "--- sample at step 12\na sample",
+    ):
         assert wanted in text, wanted
     shown = console.export_text()
     assert "12/12" in shown and "a sample" in shown and "FLOP a token" in shown

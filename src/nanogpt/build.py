@@ -121,7 +121,9 @@ def build(table: Mapping[str, Callable[..., Any]], text: str | Spec, **supplied:
 
 def _bind(spec: Spec, knobs: Mapping[str, inspect.Parameter]) -> dict[str, Value]:
     if len(spec.args) > len(knobs):
-        raise UserError(f"{spec.name}: {len(spec.args)} values for {len(knobs)} knobs ({', '.join(knobs) or 'it has none'})")
+        raise UserError(
+            f"{spec.name}: {len(spec.args)} values for {len(knobs)} knobs ({', '.join(knobs) or 'it has none'})"
+        )
     given = dict(zip(knobs, spec.args, strict=False))
     for knob, value in spec.knobs.items():
         if knob not in knobs:
@@ -152,9 +154,8 @@ def _typed(part: str, knob: str, value: Value, annotation: Any) -> Value:
     if kinds & {"int", "float"} and not (kinds & {"str", "Value"}):
         if not isinstance(value, (int, float)):
             raise UserError(f"{part}: {knob}={to_text(value)} must be a number")
-        if "float" not in kinds:
-            if abs(value) > LARGEST:
-                raise UserError(f"{part}: {knob}={value} is too large; nearest: {LARGEST}")
+        if "float" not in kinds and abs(value) > LARGEST:
+            raise UserError(f"{part}: {knob}={value} is too large; nearest: {LARGEST}")
         if "float" not in kinds and int(value) != value:
             raise UserError(f"{part}: {knob}={value} must be a whole number; nearest: {round(value)}")
         return float(value) if "float" in kinds else int(value)

@@ -145,7 +145,7 @@ def _report(summary: Summary) -> int:
     print(f"the run: {run}")
     print("next:")
     print(f'  nanogpt sample {run} --prompt "def " --tokens 200')
-    print(f"  nanogpt eval {run} --split test")
+    print(f"  nanogpt eval {run}")
     print(f"  nanogpt train --resume {run} train.steps={2 * summary.steps}")
     print("  nanogpt train model.ffn=swiglu data.corpus=FILE    (another part, a text of your own)")
     print("  nanogpt show --parts                               (all the parts there are)")

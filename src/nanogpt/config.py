@@ -58,7 +58,9 @@ class DataConfig(Section):
         description="stream: windows of one long text; pad: a document a row; pack: documents share a row, "
         "attention stays inside each; auto: what suits the corpus",
     )
-    val: float = Field(0.05, gt=0, le=0.5, description="share of the text for validation, where the corpus has no split")
+    val: float = Field(
+        0.05, gt=0, le=0.5, description="share of the text for validation, where the corpus has no split"
+    )
     test: float = Field(0.05, gt=0, le=0.4, description="share of the text for the test split, likewise")
 
 
@@ -109,14 +111,21 @@ class RunConfig(Section):
 
     preset: str = Field("modern", description="where the parts came from")
     seed: Count = Field(1, description="of initial weights, batches and dropout")
-    tokenizer: Part = Field("bpe(vocab_size=2048)", description="char, byte, bpe(...), gpt2, cl100k_base, o200k_base, or a tokenizer.json")
+    tokenizer: Part = Field(
+        "bpe(vocab_size=2048)", description="char, byte, bpe(...), gpt2, cl100k_base, o200k_base, or a tokenizer.json"
+    )
     data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
     model: ModelConfig
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig.model_validate({}))
     train: TrainConfig = Field(default_factory=lambda: TrainConfig.model_validate({}))
 
 
-SECTIONS: dict[str, type[Section]] = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+}
 DEFAULT_PRESET = "modern"
 
 
@@ -132,7 +141,9 @@ def settings() -> list[dict[str, Any]]:
     for key in keys():
         section, _, name = key.rpartition(".")
         field = (SECTIONS[section] if section else RunConfig).model_fields[name]
-        rows.append({"key": key, "default": None if field.is_required() else field.default, "meaning": field.description})
+        rows.append(
+            {"key": key, "default": None if field.is_required() else field.default, "meaning": field.description}
+        )
     return rows
 
 
@@ -248,7 +259,11 @@ def _explain(error: ValidationError) -> str:
     """Pydantic's first complaint as one line with the nearest value that would do; a key that is not there
     comes before what is missing, which may well be what was meant by it."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    place = [str(p) for p in first["loc"] if not str(p).startswith(("int", "str", "list[", "literal", "constrained", "function-"))]
+    place = [
+        str(p)
+        for p in first["loc"]
+        if not str(p).startswith(("int", "str", "list[", "literal", "constrained", "function-"))
+    ]
     key, kind, context, got = ".".join(place), first["type"], first.get("ctx", {}), first["input"]
     if kind == "extra_forbidden":
         return str(_unknown(key))

@@ -1,6 +1,6 @@
 """Sampling: one path for every mixer, with its cache.
 
-    prompts -> padded batch -> logits -> temperature, top-k, top-p, min-p -> one token each -> ... until `tokens` or a stop
+prompts -> padded batch -> logits -> temperature, top-k, top-p, min-p -> one token each -> ... until `tokens` or a stop
 """
 
 from __future__ import annotations
@@ -33,17 +33,23 @@ class Sampling:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name, low, high in (("temperature", 0, 1e6), ("top_k", 0, 1e9), ("top_p", 0, 1), ("min_p", 0, 1)):
+        bounds = {"temperature": (0, 1e6), "top_k": (0, 1e9), "top_p": (0, 1), "min_p": (0, 1), "seed": (0, 2**63 - 1)}
+        for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UserError(f"{name}={value} must be from {low:g} to {high:g}; nearest: {low if value < low else high:g}")
+                raise UserError(
+                    f"{name}={value} must be from {low:g} to {high:g}; nearest: {low if value < low else high:g}"
+                )
         if self.top_p == 0:
-            raise UserError("top_p=0 leaves no token; nearest: a small number above 0, or temperature 0 for the likeliest")
+            raise UserError(
+                "top_p=0 leaves no token; nearest: a small number above 0, or temperature 0 for the likeliest"
+            )
 
 
 def distribution(logits_BV: Tensor, how: Sampling) -> Tensor:
     """Probabilities after temperature and the cuts, (B, V). The cuts see the tempered distribution."""
-    p = (logits_BV.float() / how.temperature).softmax(-1)
+    below = logits_BV.double() - logits_BV.double().amax(-1, keepdim=True)  # in fp32 a tiny temperature would be 0
+    p = (below / how.temperature).softmax(-1).float()
     keep = torch.ones_like(p, dtype=torch.bool)
     if how.top_k:
         keep &= p >= p.topk(min(how.top_k, p.shape[-1])).values[:, -1:]
@@ -61,7 +67,7 @@ def choose(logits_BV: Tensor, how: Sampling, random: Sequence[torch.Generator]) 
     """One token for each row, (B,)."""
     if how.temperature == 0:
         return logits_BV.argmax(-1)
-    p = distribution(logits_BV, how).cpu()
+    p = distribution(logits_BV.cpu(), how)  # on the CPU: not every accelerator has fp64, or the same dice
     rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, random, strict=True)]
     return torch.cat(rows).to(logits_BV.device)
 

@@ -39,11 +39,11 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or, whatever happens, as it was before."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(beside, "wb") as file:
+        with beside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -80,14 +80,16 @@ class Run:
     # ---- a folder of one's own
 
     @staticmethod
-    def create(out: Path | str, name: str | None, config: RunConfig, *, files: Mapping[str, bytes] | None = None) -> Run:
+    def create(
+        out: Path | str, name: str | None, config: RunConfig, *, files: Mapping[str, bytes] | None = None
+    ) -> Run:
         """Make a new run folder, at once and whole. A name that is taken is refused; without one, a free one is found.
 
         `files`: what else is in it from the first moment on.
         """
         out, stem = Path(out), name if name is not None else default_name(config)
-        if name is not None and (not re.fullmatch(r"[^/\\\0]+", name) or name.startswith(".") or len(name.encode()) > 200):
-            raise UserError(f"--name {name!r}: a run's name is one folder's name, up to 200 bytes, not starting with a dot")
+        if name is not None and (not re.fullmatch(r"[^./\\\0][^/\\\0]*", name) or len(name.encode()) > 200):
+            raise UserError(f"--name {name!r}: must be one folder's name, up to 200 bytes, not starting with a dot")
         config, parts = own_parts(config)
         beside = out / f".{stem}.{secrets.token_hex(4)}"
         try:
@@ -110,21 +112,21 @@ class Run:
         """A run that is there."""
         path = Path(path)
         if not (path / "config.json").is_file():
-            near = [p.name for p in path.parent.glob("*/config.json")] if path.parent.is_dir() else []
-            names = sorted(p.parent.name for p in path.parent.glob("*/config.json")) if near else []
-            raise UserError(f"{path} is not a run (no config.json in it)" + (nearest(path.name, names) if names else ""))
+            names = sorted(p.parent.name for p in path.parent.glob("*/config.json"))
+            hint = nearest(path.name, names) if names else ""
+            raise UserError(f"{path} is not a run (no config.json in it){hint}")
         return Run(path)
 
     def discard(self) -> None:
         """Remove a run that was refused before it began. One that holds work stays, whatever happens."""
         if not self.checkpoints() and not self.metrics():
             gone = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-            os.replace(self.path, gone)
+            self.path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from training this run. The system lets go of it when this process dies, even by kill -9."""
+        """Keep other processes from training this run. The system lets go when this process dies, even by kill -9."""
         try:
             import fcntl
         except ImportError:  # Windows has no such lock: there it is left to the user
@@ -191,9 +193,9 @@ class Run:
         self._append("samples.jsonl", row)
 
     def _append(self, file: str, row: Mapping[str, Any]) -> None:
-        # One unbuffered write a line: a killed process loses nothing it had logged, and no line is cut by a buffer's end.
+        # One unbuffered write a line: a killed process loses nothing it had logged, no buffer's end cuts a line.
         line = (json.dumps(dict(row), ensure_ascii=False) + "\n").encode()
-        with open(self.path / file, "ab", buffering=0) as out:
+        with (self.path / file).open("ab", buffering=0) as out:
             written = out.write(line)
             while written < len(line):  # a disk that fills takes part of a line, then refuses
                 written += out.write(line[written:])
@@ -202,7 +204,7 @@ class Run:
         """Have the logs on the disk itself: a checkpoint must not outlive, in a power cut, the rows before it."""
         for file in ("metrics.jsonl", "samples.jsonl"):
             if (self.path / file).exists():
-                with open(self.path / file, "rb") as log:
+                with (self.path / file).open("rb") as log:
                     os.fsync(log.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -238,7 +240,6 @@ class Run:
         scored = [(loss, path) for path in self.checkpoints() if (loss := _val_loss(path)) is not None]
         return min(scored, key=lambda pair: pair[0])[1] if scored else self.last()
 
-
     def checkpoint(self, which: str | int = "best") -> Path:
         """One checkpoint: best, last, or a step's number. UserError where the run has no such one."""
         there = self.checkpoints()
@@ -272,7 +273,7 @@ def _claim(beside: Path, out: Path, stem: str, *, fixed: bool) -> Path:
         path = out / (stem if number == 1 else f"{stem}-{number}")
         try:
             if not path.is_symlink():
-                os.rename(beside, path)
+                beside.rename(path)
                 sync_folder(out)
                 return path
         except OSError as error:
@@ -280,8 +281,8 @@ def _claim(beside: Path, out: Path, stem: str, *, fixed: bool) -> Path:
                 raise UserError(f"cannot make the run {path}: {error.strerror}") from None
         if fixed:
             is_run = (path / "config.json").is_file()
-            hint = f"; go on with it: --resume {path}; or give another --name" if is_run else " and it is not a run; give another --name"
-            raise UserError(f"{path} exists already{hint}")
+            hint = f"; go on with it: --resume {path}; or" if is_run else " and is not a run;"
+            raise UserError(f"{path} exists already{hint} give another --name")
         number += 1
 
 
@@ -345,7 +346,7 @@ def best_row(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 def list_runs(out: Path | str) -> list[dict[str, Any]]:
     """One row for each run in a folder, oldest first: what a table of runs shows."""
     folders = [p.parent for p in Path(out).glob("*/config.json") if not p.parent.name.startswith(".")]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in sorted(folders, key=lambda p: (p.stat().st_mtime, p.name)):
         run = Run(folder)
         try:

@@ -127,8 +127,7 @@ class _Reader:
         return Spec(name, tuple(args), knobs)
 
     def value(self) -> Value:
-        kind, word = self.peek()
-        if kind == "number":
+        if self.peek()[0] == "number":
             return self.number()
         self.depth += 1
         if self.depth > DEEPEST:

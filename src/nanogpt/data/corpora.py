@@ -49,6 +49,13 @@ def open_corpus(config: DataConfig, carve_test: bool = False) -> Corpus:
     return _own_files(items, config)
 
 
+def placed(config: DataConfig) -> DataConfig:
+    """The same, with files, folders and globs as absolute paths: a run is scored and resumed from any folder."""
+    items = [config.corpus] if isinstance(config.corpus, str) else config.corpus
+    whole = [item if item in CORPORA else str(Path(item).expanduser().absolute()) for item in items]
+    return config.model_copy(update={"corpus": whole[0] if isinstance(config.corpus, str) else whole})
+
+
 def _own_file(path: Path, config: DataConfig) -> Corpus:
     """One file: train | test | val by position. With data.batching=pad or pack each line is a document."""
     batching = batching_of(config, "stream")

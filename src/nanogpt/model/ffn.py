@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class GLU(Part):
         return self.out(self.act(self.gate(x_BTD)) * self.up(x_BTD))
 
 
-FFNS = {
+FFNS: dict[str, Callable[..., Any]] = {
     "none": Nothing,
     "mlp": MLP,
     "glu": GLU,

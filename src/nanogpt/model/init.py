@@ -129,7 +129,8 @@ class Fans(Scheme):
 
     def fill(self, role: str, weight: Tensor, gain: float, random: torch.Generator) -> None:
         if self.distribution == "normal" or role in ("embedding", "position"):
-            return super().fill(role, weight, gain, random)
+            super().fill(role, weight, gain, random)
+            return
         bound = math.sqrt(3) * self.std(role, weight, gain)  # U(-a, a) has the variance a^2 / 3
         weight.uniform_(-bound, bound, generator=random)
 

@@ -1,6 +1,6 @@
 """A language model assembled from parts. It knows the name of none of them.
 
-    tokens -> embed -> [block, block, ...] -> norm -> head -> logits
+tokens -> embed -> [block, block, ...] -> norm -> head -> logits
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nanogpt.model.objectives import IGNORED, OBJECTIVES
 from nanogpt.model.part import Cache, Flow, Part, flops
 from nanogpt.model.positions import POSITIONS
 from nanogpt.model.rules import check_compatible
-from nanogpt.spec import Spec, compress, expand
+from nanogpt.spec import Spec, expand
 
 
 @contextmanager
@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
             self.objective = build(OBJECTIVES, config.objective, **ends, n_layers=config.n_layers)
         with field("model.init"):
             self.scheme = build(SCHEMES, config.init, dim=self.dim, n_layers=config.n_layers)
-        self._remembering = [m for m in self.modules() if hasattr(m, "new_state")]
+        self._remembering: list[Any] = [m for m in self.modules() if hasattr(m, "new_state")]
         for slot, part in enumerate(self._remembering):
             part.slot = slot
         check_compatible(self)
@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
         cache: Cache | None = None,
     ) -> Flow:
         """What travels beside the stream in this pass."""
-        seen = 0 if cache is None else cache.length
+        seen: int | Tensor = 0 if cache is None else cache.length
         if cache is not None and (mask_BT is not None or cache.mask_BS is not None):
             seen = _remember_mask(cache, tokens_BT, mask_BT)
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
@@ -131,11 +131,12 @@ class LanguageModel(nn.Module):
     def hidden(self, flow: Flow) -> Tensor:
         """tokens -> what the head reads, x_BTD."""
         x = self.embed(flow.tokens_BT, flow)
-        if self.blocks:
-            x = self.blocks[0].open(x, flow)
-            for block in self.blocks:
+        blocks: list[Any] = list(self.blocks)
+        if blocks:
+            x = blocks[0].open(x, flow)
+            for block in blocks:
                 x = block(x, flow)
-            x = self.blocks[-1].close(x, flow)
+            x = blocks[-1].close(x, flow)
         return self.norm(x)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ class LanguageModel(nn.Module):
         """
         flow = self.flow(tokens_BT, mask_BT, documents_BT)
         own = (targets_BT != IGNORED).sum()
-        terms = dict(self.objective(self, self.hidden(flow), targets_BT, flow))
+        terms: dict[str, Tensor] = dict(self.objective(self, self.hidden(flow), targets_BT, flow))
         for (name, _), value in flow.losses.items():  # a mean over these rows, so weighted by their share
             terms[name] = terms.get(name, 0.0) + value * own
         terms = {name: value / (own if count is None else count) for name, value in terms.items()}
@@ -192,7 +193,8 @@ class LanguageModel(nn.Module):
     @property
     def limit(self) -> int | None:
         """The most tokens that the positions can tell apart; None where there is no end."""
-        return min((p.limit for p in self.position if p.limit is not None), default=None)
+        parts: list[Any] = list(self.position)
+        return min((p.limit for p in parts if p.limit is not None), default=None)
 
     def flops(self, tokens: int, context: int) -> float:
         """Floating-point operations of a forward pass over `tokens` tokens in windows of `context`."""
@@ -238,10 +240,11 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
         with field("model.norm"):
             norms = [str(build(NORMS, spec, dim=model.dim).spec) for spec in expand(config.norm, config.n_layers)]
     blocks: list[Any] = list(model.blocks)
+    positions: list[Any] = list(model.position)
     full: dict[str, Any] = {
         "dim": model.dim,
         "embed": str(model.embed.spec),
-        "position": _cycle([model.position[n].spec for n in model._position_of], config.position),
+        "position": _cycle([positions[n].spec for n in model._position_of], config.position),
         "mixer": _cycle([b.mixer.spec for b in blocks], config.mixer),
         "ffn": _cycle([b.ffn.spec for b in blocks], config.ffn),
         "norm": norms or config.norm,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from nanogpt.spec import Spec
 
-
 Rule: TypeAlias = "str | Callable[[Tensor], Any]"
 
 
@@ -51,7 +50,7 @@ class Flow:
     memo: dict[Any, Any] = field(default_factory=dict)
     """Worked out once a pass and used by many layers: masks, rotary angles."""
 
-    def state(self, part: nn.Module) -> Any:
+    def state(self, part: Any) -> Any:
         """The memory of this part, or None when nothing is remembered."""
         return None if self.cache is None else self.cache.states[part.slot]
 
@@ -119,7 +118,7 @@ class Nothing(Part):
 
 
 def flops(module: nn.Module, tokens: int, context: int) -> float:
-    """As `Part.flops`, for any module: a matrix of n weights costs 2 n operations a token, the rest is its children's."""
+    """As `Part.flops`, for any module: a matrix of n weights costs 2 n operations a token; then its children's."""
     if isinstance(module, Part):
         return module.flops(tokens, context)
     if isinstance(module, nn.Linear):

@@ -63,7 +63,7 @@ class Rotary(Position):
         super().__init__()
         if head_dim % 2:
             raise UserError(
-                f"head_dim={head_dim} is odd, and rotary positions turn pairs of numbers; nearest: head_dim={head_dim + 1}"
+                f"head_dim={head_dim} is odd, and rotary positions turn pairs; nearest: head_dim={head_dim + 1}"
             )
         if base <= 1:
             raise UserError(f"base={base} must be more than 1; nearest: 10000")

@@ -1,4 +1,6 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, made orthogonal, for hidden matrices."""
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, made orthogonal.
+
+For hidden matrices only."""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a x + b x^3 + c x^5: as steep at 0 as can be, at the price of singular values that end in 0.7 .. 1.2."""
+"""Of the quintic a x + b x^3 + c x^5: as steep at 0 as can be; singular values end in 0.7 .. 1.2 for it."""
 
 
 def orthogonalise(x_NRC: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32, eps: float = 1e-7) -> Tensor:
@@ -35,7 +37,7 @@ SCALES: dict[str, Callable[[int, int], float]] = {
 
 
 class Muon(torch.optim.Optimizer):
-    """torch.optim.Muon's update, with equal shapes stacked: one batched product where a loop would make many small ones."""
+    """torch.optim.Muon's update, with equal shapes stacked: one batched product instead of many small ones."""
 
     def __init__(self, params: Any, *, lr: float, weight_decay: float, momentum: float, nesterov: bool, ns_steps: int,
                  scale: str, dtype: torch.dtype) -> None:  # fmt: skip

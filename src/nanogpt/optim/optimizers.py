@@ -42,7 +42,7 @@ class SGD:
 
     def __init__(self, *, lr: float = 0.1, momentum: float = 0.0, form: Literal["classic", "nesterov"] = "classic",
                  weight_decay: float = 0.0) -> None:  # fmt: skip
-        _positive(lr=lr)
+        at_least(0, lr=lr)
         between(0, 1, momentum=momentum)
         at_least(0, weight_decay=weight_decay)
         if form == "nesterov" and not momentum:
@@ -67,7 +67,8 @@ class RMSProp:
 
     def make(self, groups: Groups) -> list[Optimizer]:
         params = _split(groups, self.weight_decay)
-        return [torch.optim.RMSprop(params, lr=self.lr, alpha=self.decay, eps=self.eps, momentum=self.momentum, foreach=True)]
+        knobs: dict[str, Any] = {"lr": self.lr, "alpha": self.decay, "eps": self.eps, "momentum": self.momentum}
+        return [torch.optim.RMSprop(params, **knobs, foreach=True)]
 
 
 class Adam:
@@ -84,7 +85,7 @@ class Adam:
 
     def make(self, groups: Groups) -> list[Optimizer]:
         params = _split(groups, self.weight_decay)
-        fused = all(p.device.type != "meta" for group in params for p in group["params"])  # there is no kernel for nothing
+        fused = all(p.device.type != "meta" for group in params for p in group["params"])  # meta has no kernels
         return [self.torch_class(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=fused)]  # type: ignore[call-arg]
 
 
@@ -108,7 +109,7 @@ class Muon:
                  form: Literal["classic", "nesterov"] = "nesterov", weight_decay: float = 0.0, ns_steps: int = 5,
                  scale: Literal["original", "moonlight"] = "original", adam_lr: float = 3e-3, adam_beta1: float = 0.9,
                  adam_beta2: float = 0.95, adam_eps: float = 1e-8, adam_weight_decay: float = 0.0) -> None:  # fmt: skip
-        _positive(lr=lr)
+        at_least(0, lr=lr)
         between(0, 1, momentum=momentum)
         at_least(0, weight_decay=weight_decay)
         at_least(1, ns_steps=ns_steps)
@@ -116,7 +117,9 @@ class Muon:
         self.lr, self.momentum, self.form, self.weight_decay = lr, momentum, form, weight_decay
         self.ns_steps, self.scale = ns_steps, scale
         try:
-            self.adam = AdamW(lr=adam_lr, beta1=adam_beta1, beta2=adam_beta2, eps=adam_eps, weight_decay=adam_weight_decay)
+            self.adam = AdamW(
+                lr=adam_lr, beta1=adam_beta1, beta2=adam_beta2, eps=adam_eps, weight_decay=adam_weight_decay
+            )
         except UserError as error:
             raise UserError(f"adam_{error}") from None
 
@@ -124,9 +127,9 @@ class Muon:
         rest = Groups([], groups.tables, groups.vectors)
         made: list[Optimizer] = []
         if groups.matrices:
-            made.append(MuonOptimizer(groups.matrices, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum,
-                                      nesterov=self.form == "nesterov", ns_steps=self.ns_steps, scale=self.scale,
-                                      dtype=self.dtype))  # fmt: skip
+            knobs: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+            knobs |= {"ns_steps": self.ns_steps, "scale": self.scale, "dtype": self.dtype}
+            made.append(MuonOptimizer(groups.matrices, **knobs, nesterov=self.form == "nesterov"))
         return made + (self.adam.make(rest) if rest.decayed or rest.vectors else [])
 
 
@@ -140,7 +143,7 @@ OPTIMIZERS: dict[str, Callable[..., Rule]] = {
 
 
 def make_optimizers(text: str, model: nn.Module, *, precision: str = "fp32") -> list[Optimizer]:
-    """The optimizers that `text` describes, over all of a model's parameters. Each group keeps its own rate as `base_lr`."""
+    """The optimizers that `text` describes, over all of a model's parameters. Groups keep their rate as `base_lr`."""
     made: list[Optimizer] = build(OPTIMIZERS, text, precision=precision).make(groups(model))
     check_cover(model, made)
     for optimizer in made:

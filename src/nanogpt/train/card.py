@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from nanogpt.config import RunConfig
 from nanogpt.cost import Cost
-from nanogpt.optim.muon import Muon
 from nanogpt.train.machine import Machine
 from nanogpt.train.progress import duration
 
@@ -39,12 +38,13 @@ def memory(config: RunConfig, model: nn.Module, optimizers: Sequence[Optimizer])
     weights = sum(p.numel() for p in model.parameters())
     kept = 0
     for optimizer in optimizers:
-        each = MOMENTUM_STATE if isinstance(optimizer, Muon) else ADAM_STATE if "betas" in optimizer.defaults else MOMENTUM_STATE
+        each = ADAM_STATE if "betas" in optimizer.defaults else MOMENTUM_STATE
         kept += each * sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     shape = config.model
     width = shape.vocab_size if shape.dim == "vocab" else shape.dim
     tokens = config.train.batch // config.train.accumulate * shape.context
-    activations = tokens * (4 * WIDTHS_KEPT * width * shape.n_layers + 3 * 4 * shape.vocab_size)  # logits, in three copies
+    logits = 3 * 4 * shape.vocab_size  # as they are, as fp32, and their gradient
+    activations = tokens * (4 * WIDTHS_KEPT * width * shape.n_layers + logits)
     return Memory(4 * weights, 4 * weights, kept, activations)
 
 
@@ -65,8 +65,9 @@ def card(config: RunConfig, cost: Cost, memory: Memory, machine: Machine, done: 
     return [
         f"model      {cost.total:,} parameters: {parts}",
         f"operations {human(cost.training_flops)}FLOP a token, forward and backward",
-        f"memory     about {human(memory.total)}B: weights {human(memory.weights)}B, gradients {human(memory.gradients)}B, "
-        f"optimizer {human(memory.optimizer)}B, activations {human(memory.activations)}B",
+        f"memory     about {human(memory.total)}B: weights {human(memory.weights)}B, "
+        f"gradients {human(memory.gradients)}B, optimizer {human(memory.optimizer)}B, "
+        f"activations {human(memory.activations)}B",
         f"batch      {config.train.batch} rows of {config.model.context} = {tokens:,} tokens{micro}",
         f"time       about {left} for {config.train.steps - done:,} steps, from an assumed {human(machine.rate)}FLOP/s",
         f"machine    {'; '.join(reasons)}",

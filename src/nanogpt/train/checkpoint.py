@@ -60,7 +60,7 @@ def full_disk_is_one_line(run: Run) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         last = run.last()
-        kept = f"{last} is complete; free some room, then --resume {run.path}" if last else "no checkpoint had been written"
+        kept = f"{last} is complete; free some room, then --resume {run.path}" if last else "there is no checkpoint yet"
         where = f" while writing {Path(error.filename).name}" if error.filename else ""
         raise RunError(f"no room left on the disk of {run.path}{where} ({error.strerror}): {kept}") from None
 
@@ -81,7 +81,7 @@ def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Op
         _write(beside / FACTS, as_json({**facts, "self": _digest_of(facts)}))
         sync_folder(beside)
         path = folder / f"step-{progress.step:06d}"
-        os.rename(beside, path)
+        beside.rename(path)
         sync_folder(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -94,7 +94,7 @@ def prune(run: Run, keep: set[int]) -> None:
         if step_of(path) not in keep:
             # Out of sight first: a kill half-way through would leave what looks like a damaged checkpoint.
             gone = path.with_name(f".{secrets.token_hex(4)}")
-            os.rename(path, gone)
+            path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -178,7 +178,7 @@ def _alternative(path: Path) -> str:
 
 def _write(path: Path, content: bytes) -> str:
     """Write and sync; the sha256 of what was meant to be written, so that a bad disk shows when it is read."""
-    with open(path, "wb", buffering=0) as file:
+    with path.open("wb", buffering=0) as file:
         view = memoryview(content)
         try:
             while view:
@@ -210,9 +210,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
     model.load_state_dict(dict(weights))
 
 
-def optimizer_state(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def optimizer_state(
+    model: nn.Module, optimizers: Sequence[Optimizer]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """What the optimizers remember, by parameter name: tensors as `name/key`, plain numbers apart."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
     for optimizer in optimizers:
@@ -238,4 +240,3 @@ def load_optimizer_state(model: nn.Module, optimizers: Sequence[Optimizer], tens
         params = [p for group in optimizer.param_groups for p in group["params"]]
         own["state"] = {i: by_name[names[p]] for i, p in enumerate(params) if names[p] in by_name}
         optimizer.load_state_dict(own)
-

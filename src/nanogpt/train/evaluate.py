@@ -51,7 +51,9 @@ def evaluate(model: Any, tokens: Tokens, *, batching: str, machine: Machine, wor
             if number % world.size != world.rank:
                 continue
             with machine.autocast():
-                inputs = [to_device(array, machine.device) for array in (batch.tokens_BT, batch.targets_BT, batch.mask_BT)]
+                inputs = [
+                    to_device(array, machine.device) for array in (batch.tokens_BT, batch.targets_BT, batch.mask_BT)
+                ]
                 terms = model.losses(*inputs, to_device(batch.documents_BT, machine.device), count=1.0)
             total += torch.tensor([float(terms["nll"]), float((batch.targets_BT >= 0).sum())], dtype=torch.float64)
     finally:

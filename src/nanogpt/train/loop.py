@@ -60,7 +60,9 @@ def resume(path: Path | str, overrides: Iterable[str] = (), *, quiet: bool = Fal
     config = change(saved, overrides)
     for key, (before, now) in diff(saved, config).items():
         if key not in FREE:
-            raise UserError(f"{key}={now}: this run began with {before}; only {', '.join(sorted(FREE))} can change on resuming")
+            raise UserError(
+                f"{key}={now}: this run began with {before}; only {', '.join(sorted(FREE))} can change on resuming"
+            )
     listeners = _listeners(world, quiet, on_event)
     with world.joined_on(_device_kind(config)), _at_work(run, world):
         last = run.last()

@@ -23,7 +23,7 @@ CPU_RATE = {"fp32": 0.05e12, "bf16": 0.15e12}
 DEVICE_RATE = {"cuda": {"fp32": 10e12, "bf16": 60e12}, "mps": {"fp32": 2e12, "bf16": 2e12}}
 """The same for small models on a whole accelerator: low guesses, their use is to tell minutes from hours."""
 COMPILE_FROM = {"cpu": 300.0, "cuda": 120.0}
-"""Estimated seconds of a run from which compiling pays: it costs 15 to 35 s and saves up to a third on CPU, half on CUDA."""
+"""Estimated seconds of a run from which compiling is taken to pay: it costs 15 to 35 s."""
 BF16_DIM = 256
 """On a CPU with AMX, bf16 products take a sixth of the time, but autocast converts weights and activations in every
 step: work in proportion to dim, saved work to dim squared. Without AMX bf16 is slower at every width: measured on
@@ -99,7 +99,8 @@ def choose_device(wanted: str, local_rank: int = 0) -> str:
         return kind
     index = int(number) if number else local_rank
     if index >= torch.cuda.device_count():
-        raise UserError(f"train.device={wanted}: there are {torch.cuda.device_count()}; nearest: cuda:{torch.cuda.device_count() - 1}")
+        count = torch.cuda.device_count()
+        raise UserError(f"train.device={wanted}: there are {count}; nearest: cuda:{count - 1}")
     return f"cuda:{index}" if number or local_rank else "cuda"
 
 

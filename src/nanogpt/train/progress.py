@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """Tokens a second and time left, from the median of the last steps: a slow one now and then, as the first, does not count."""
+    """Tokens a second and time left: medians of the last steps, so that a slow one, as the first, does not count."""
 
     def __init__(self) -> None:
         self.last: deque[tuple[float, float]] = deque(maxlen=32)
@@ -78,7 +78,7 @@ class Lines:
 
     def _step(self, row: Mapping[str, Any]) -> None:
         step, now = row["step"], time.monotonic()
-        due = step - self.said_step >= self.steps / 50 and now - self.said_at > SELDOM or now - self.said_at > OFTEN
+        due = (step - self.said_step >= self.steps / 50 and now - self.said_at > SELDOM) or now - self.said_at > OFTEN
         if due or "val/loss" in row or step == self.steps:
             self.said_step, self.said_at = step, now
             self.out(line(row, self.steps, self.pace))
@@ -129,7 +129,9 @@ class Display:
             self.val = f"  val {row['val/loss']:.4f}"
             self._say(line(row, self.steps, self.pace))
         numbers = f"loss {row['train/loss']:.4f}{self.val}  {self.pace.rate:,.0f} tokens/s"
-        self.bar.update(self.task, completed=row["step"], description=f"{numbers}  {self.pace.left(row, self.steps)} left")
+        self.bar.update(
+            self.task, completed=row["step"], description=f"{numbers}  {self.pace.left(row, self.steps)} left"
+        )
 
     def _say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)

@@ -79,7 +79,8 @@ def prepare(run: Run, config: RunConfig, world: World) -> Material:
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     if vocab_size < tokenizer.vocab_size:
         raise UserError(
-            f"model.vocab_size={vocab_size}: the tokenizer has {tokenizer.vocab_size} tokens; nearest: {tokenizer.vocab_size}"
+            f"model.vocab_size={vocab_size}: the tokenizer has {tokenizer.vocab_size} tokens; "
+            f"nearest: {tokenizer.vocab_size}"
         )
     model = resolve_model(config.model.model_copy(update={"vocab_size": vocab_size}))
     counted = cost(model)
@@ -127,11 +128,13 @@ def _tokenizer(run: Run, config: RunConfig, corpus: Corpus) -> Tokenizer:
 def _check_same(run: Run, corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Refuse to go on with another text or another tokenizer than the run began with."""
     before = run.environment()
-    for what, key, now in (("corpus", "corpus_sha256", corpus.sha256), ("tokenizer", "tokenizer_sha256", tokenizer.fingerprint)):
+    for what, now in (("corpus", corpus.sha256), ("tokenizer", tokenizer.fingerprint)):
+        key = f"{what}_sha256"
         if before and before.get(key) != now:
             raise UserError(
                 f"{run.path}: the {what} is not the one that this run began with "
-                f"(sha256 {str(before.get(key))[:12]} then, {now[:12]} now); start a new run, or give it back the old one"
+                f"(sha256 {str(before.get(key))[:12]} then, {now[:12]} now); "
+                "give it back the old one, or start a new run"
             )
 
 
@@ -161,7 +164,9 @@ def _versions() -> dict[str, str]:
 
 
 def _device_name(chosen: Machine) -> str:
-    return torch.cuda.get_device_name(chosen.device) if chosen.kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return (
+        torch.cuda.get_device_name(chosen.device) if chosen.kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+    )
 
 
 def _git_commit() -> str | None:

@@ -2,8 +2,8 @@
 
     step -> (evaluate) -> (sample) -> row of metrics -> (checkpoint)
 
-A kill anywhere loses what came after the last checkpoint, and resuming takes those steps again, bit for bit: batches and
-randomness are functions of the step's number, and the log is rewound to the checkpoint.
+A kill anywhere loses what came after the last checkpoint, and resuming takes those steps again, bit for bit: batches
+and randomness are functions of the step's number, and the log is rewound to the checkpoint.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ class Trainer:
         self.losses: Callable[..., dict[str, Tensor]] = self.model.losses
         self.schedule = build(SCHEDULES, self.config.optim.schedule)
         self.batches = Sampler(
-            material.splits["train"], self.train.batch, self.config.model.context, self.config.data.batching, self.config.seed
+            material.splits["train"],
+            self.train.batch,
+            self.config.model.context,
+            self.config.data.batching,
+            self.config.seed,
         )
         self.progress = Progress()
         self.eval_every = self.train.eval_every or math.ceil(self.steps / 10)
@@ -153,8 +157,8 @@ class Trainer:
         return self._row(values, scored, seconds)
 
     def _gradients(self, batch: Batch, number: int) -> tuple[dict[str, Tensor], int]:
-        """Gradients of the whole batch's loss, and its terms. Every micro-batch is divided by the whole's scored tokens,
-        so that how it is cut changes nothing."""
+        """Gradients of the whole batch's loss, and its terms. Every micro-batch is divided by the scored tokens of
+        the whole, so that how it is cut changes nothing."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(step_seed(self.config.seed, number, self.world.rank))
@@ -176,7 +180,9 @@ class Trainer:
         size = (mine.stop - mine.start) // self.train.accumulate
         arrays = (batch.tokens_BT, batch.targets_BT, batch.mask_BT, batch.documents_BT)
         starts = range(mine.start, mine.stop, size)
-        return [[to_device(None if a is None else a[s : s + size], self.machine.device) for a in arrays] for s in starts]
+        return [
+            [to_device(None if a is None else a[s : s + size], self.machine.device) for a in arrays] for s in starts
+        ]
 
     def _numbers(self, terms: Mapping[str, Tensor], norm: Tensor) -> dict[str, float]:
         """Tensors as numbers, in one transfer from the device."""
@@ -209,7 +215,7 @@ class Trainer:
             torch.manual_seed(step_seed(self.config.seed, number, self.world.rank))
             for inputs in self._micro_batches(batch):
                 with self.machine.autocast():
-                    self.model.losses(*inputs)
+                    self.model.losses(*inputs)  # type: ignore[arg-type]
 
         module = first_bad_module(self.model, forward)
         if module:
@@ -233,7 +239,9 @@ class Trainer:
         """Add the validation loss to a row; whether it is the best one so far."""
         found = self.evaluate()
         if not math.isfinite(found.loss):
-            raise RunError(f"the validation loss is not finite after step {self.progress.step}; a lower optim.optimizer.lr helps")
+            raise RunError(
+                f"the validation loss is not finite after step {self.progress.step}; a lower optim.optimizer.lr helps"
+            )
         row |= {"val/loss": found.loss, "val/bpb": found.bpb}
         self.progress.val_loss = found.loss
         better = self.progress.best_loss is None or found.loss < self.progress.best_loss

@@ -32,7 +32,9 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        values = [os.environ.get(key, default) for key, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))]
+        values = [
+            os.environ.get(key, default) for key, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        ]
         return cls(*(int(value) for value in values))
 
     @property
