@@ -40,7 +40,7 @@ def cost(config: ModelConfig) -> Cost:
     kinds = Counter(_kind(layers, n) for n in range(len(layers)))
     first = {_kind(layers, n): n for n in reversed(range(len(layers)))}
     with torch.device("meta"):
-        model = LanguageModel(config.model_copy(update=_shrunk(config, sorted(first.values()))))
+        model = LanguageModel(config, only=sorted(first.values()))
     parameters: Counter[str] = Counter()
     operations, cache = 0.0, 0
     for name, child in model.named_children():
@@ -60,15 +60,6 @@ def cost(config: ModelConfig) -> Cost:
 def _kind(layers: list[tuple[str, ...]], index: int) -> tuple[bool, bool, tuple[str, ...]]:
     """Layers of one kind cost the same; the first and the last may also open and close the stream."""
     return index == 0, index == len(layers) - 1, layers[index]
-
-
-def _shrunk(config: ModelConfig, keep: list[int]) -> dict[str, object]:
-    """The same model with only some of its layers."""
-    if not keep:
-        return {}
-    specs = {name: per_layer(config, name) for name in LAYER_FIELDS}
-    fields = {name: [str(of[n]) for n in keep] for name, of in specs.items()}
-    return {"n_layers": len(keep), **fields}
 
 
 def _count(module: nn.Module) -> int:

@@ -103,8 +103,10 @@ def stream(
     if not prompts or not all(prompts):
         raise UserError("a prompt has no tokens; give at least one token to continue from")
     device = next(model.parameters()).device
-    random = [torch.Generator().manual_seed(how.seed) for _ in prompts]
     rows = [list(p) for p in prompts]
+    # A stream of chances for each row: the same for the same prompt in any company, another one for its second copy.
+    copies = [rows[:number].count(row) for number, row in enumerate(rows)]
+    random = [torch.Generator().manual_seed((how.seed + copy * 0x9E3779B97F4A7C15) % 2**63) for copy in copies]
     training = model.training
     model.eval()
     try:

@@ -36,7 +36,7 @@ class Block(Part):
     ) -> None:
         super().__init__()
         between(0, 1, dropout=dropout)
-        self.dropout = dropout
+        self.layer, self.dropout = layer, dropout
         given = {"dim": dim, "layer": layer, "n_layers": n_layers, "context": context}
         self.mixer = build(MIXERS, mixer, **given)
         self.ffn = build(FFNS, ffn, **given)

@@ -192,7 +192,7 @@ def initialise(model: nn.Module, scheme: Scheme, seed: int) -> None:
         values = torch.full(parameter.shape, math.nan)
         if role.fill is not None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(random.initial_seed())
+                torch.default_generator.manual_seed(random.initial_seed())
                 role.fill(values)
         elif role.name in VECTORS:
             values.fill_(1.0 if role.name == "scale" else 0.0)

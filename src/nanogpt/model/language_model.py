@@ -5,7 +5,7 @@ tokens -> embed -> [block, block, ...] -> norm -> head -> logits
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,9 +45,10 @@ class LanguageModel(nn.Module):
     """The model that a configuration describes, its weights not yet filled (see `initialise`).
 
     B batch, T tokens, D dim, V vocabulary. Raises UserError, naming the field, for parts that cannot be built.
+    only: layers to build, by number; all of them by default (counting needs one of each kind).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, only: Sequence[int] | None = None) -> None:
         super().__init__()
         self.vocab_size, self.context = config.vocab_size, config.context
         self.dim = config.vocab_size if config.dim == "vocab" else config.dim
@@ -59,7 +60,7 @@ class LanguageModel(nn.Module):
         layers = {name: per_layer(config, name) for name in ("mixer", "ffn", "norm", "layout")}
         self.blocks = nn.ModuleList(
             self._block(config, layer, {name: specs[layer] for name, specs in layers.items()})
-            for layer in range(config.n_layers)
+            for layer in (range(config.n_layers) if only is None else only)
         )
         self.position, self._position_of = self._positions(config)
         last_norm = layers["norm"][-1] if self.blocks and self.blocks[-1].final_norm else "none"
@@ -85,14 +86,15 @@ class LanguageModel(nn.Module):
             raise UserError(f"{_blame(parts, layout, given)}: {str(error).removeprefix(f'{layout.name}: ')}") from None
 
     def _positions(self, config: ModelConfig) -> tuple[nn.ModuleList, list[int]]:
-        """One part for each distinct position; which one each layer has."""
-        specs = per_layer(config, "position")
+        """One part for each distinct position; which one each layer has. Without layers one still places the tokens."""
+        with field("model.position"):
+            specs = expand(config.position, max(1, config.n_layers))
         distinct = list(dict.fromkeys(map(str, specs)))
         of = [distinct.index(str(s)) for s in specs]
         parts = nn.ModuleList()
         with field("model.position"):
             for number, text in enumerate(distinct):
-                mixers = [b.mixer for b, n in zip(self.blocks, of, strict=True) if n == number]
+                mixers = [block.mixer for block in self.blocks if of[block.layer] == number]
                 sizes = {k: max((getattr(m, k, 0) for m in mixers), default=0) for k in ("heads", "head_dim")}
                 parts.append(build(POSITIONS, text, dim=self.dim, context=config.context, **sizes))
         return parts, of
@@ -113,6 +115,8 @@ class LanguageModel(nn.Module):
         cache: Cache | None = None,
     ) -> Flow:
         """What travels beside the stream in this pass."""
+        if cache is not None and documents_BT is not None:
+            raise UserError("a cache holds one document a row: documents and a cache cannot go together")
         seen: int | Tensor = 0 if cache is None else cache.length
         if cache is not None and (mask_BT is not None or cache.mask_BS is not None):
             seen = _remember_mask(cache, tokens_BT, mask_BT)
@@ -183,7 +187,7 @@ class LanguageModel(nn.Module):
         terms: dict[str, Tensor] = dict(self.objective(self, self.hidden(flow), targets_BT, flow))
         for (name, _), value in flow.losses.items():  # a mean over these rows, so weighted by their share
             terms[name] = terms.get(name, 0.0) + value * own
-        terms = {name: value / (own if count is None else count) for name, value in terms.items()}
+        terms = {name: value / (own.clamp(min=1) if count is None else count) for name, value in terms.items()}
         return {"loss": torch.stack([*terms.values()]).sum(), **terms}
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
@@ -236,6 +240,8 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     Builds the model without memory; raises UserError as `LanguageModel` does. Resolving twice changes nothing.
     """
     with torch.device("meta"):
+        if not config.n_layers:  # what no layer uses must be right all the same
+            LanguageModel(config.model_copy(update={"n_layers": 1}))
         model = LanguageModel(config)
         with field("model.norm"):
             norms = [str(build(NORMS, spec, dim=model.dim).spec) for spec in expand(config.norm, config.n_layers)]
