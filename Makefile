@@ -1,5 +1,5 @@
 # make demo: train a small model in minutes.  make test: all tests.  Both set themselves up.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 

@@ -20,8 +20,8 @@ from nanogpt.config import validate
 from nanogpt.errors import RunError
 from nanogpt.optim.optimizers import OPTIMIZERS, make_optimizers
 from nanogpt.runs import Run
-from nanogpt.train import checkpoint as checkpoints
-from nanogpt.train.checkpoint import Progress, full_disk_is_one_line, load, save
+from nanogpt.training import checkpoint as checkpoints
+from nanogpt.training.checkpoint import Progress, full_disk_is_one_line, load, save
 
 
 class Net(nn.Module):
@@ -202,7 +202,7 @@ import resource, sys
 from pathlib import Path
 from nanogpt.errors import UserError
 from nanogpt.config import validate
-from nanogpt.train.loop import train
+from nanogpt.training.loop import train
 import json
 config = validate(json.loads(Path(sys.argv[1]).read_text()))
 def limit(event, facts):
@@ -237,7 +237,7 @@ def test_a_disk_that_really_refuses_a_write_stops_the_run_with_one_line(tmp_path
     run = Run(tmp_path / "a")
     assert [p.name for p in run.checkpoints()] == ["step-000004"] and load(run.checkpoint("last")).progress.step == 4
     assert not list(run.path.rglob(".*"))
-    from nanogpt.train.loop import resume
+    from nanogpt.training.loop import resume
 
     assert resume(run.path, quiet=True).step == 30
     assert [row["step"] for row in run.metrics()] == list(range(1, 31))

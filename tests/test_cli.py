@@ -73,7 +73,9 @@ def test_training_ends_with_the_loss_the_place_and_what_is_next(corpus: Path) ->
 
 
 def test_eval_gives_the_number_that_training_saw(run: Path) -> None:
-    found = json.loads(nanogpt("eval", str(run), "--split", "val", "--checkpoint", "last", "--json", cwd=run.parent).stdout)
+    found = json.loads(
+        nanogpt("eval", str(run), "--split", "val", "--checkpoint", "last", "--json", cwd=run.parent).stdout
+    )
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert found["loss"] == pytest.approx(last["val/loss"], abs=1e-6)
     assert found["bpb"] == pytest.approx(last["val/bpb"], abs=1e-6)

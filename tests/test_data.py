@@ -94,7 +94,7 @@ def test_python_is_the_standard_library_and_no_file_is_in_two_splits() -> None:
     total = sum(len(text) for pieces in splits.values() for text, _ in pieces)
     for name in ("val", "test"):
         size = sum(len(text.encode()) for text, _ in splits[name])
-        assert 0.7 * min(0.05 * total, 500_000) < size <= 500_000
+        assert 0.7 * min(0.05 * total, 250_000) < size <= 250_000
     import heapq
 
     source = Path(heapq.__file__).read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ SOURCE = Path(nanogpt.__file__).parent
 ORDER = [
     "errors",
     "spec",
-    "build",
+    "parts",
     "config",
     "runs",
     "data",
@@ -23,7 +23,7 @@ ORDER = [
     "model",
     "cost",
     "optim",
-    "train",
+    "training",
     "generate",
     "hub",
     "observe",
@@ -40,7 +40,7 @@ OUTSIDE = {"__init__", "__main__"}
 WITHOUT_TORCH = [
     "nanogpt",
     "nanogpt.spec",
-    "nanogpt.build",
+    "nanogpt.parts",
     "nanogpt.config",
     "nanogpt.runs",
     "nanogpt.data",
@@ -97,7 +97,7 @@ def test_imports_go_only_upward_in_the_list() -> None:
         ("spec.py", "def f():\n    import nanogpt.model.init"),
         ("data/batches.py", "from nanogpt import tokenizers"),
         ("data/batches.py", "from ..tokenizers import char"),
-        ("data/batches.py", "from .. import train"),
+        ("data/batches.py", "from .. import training"),
         ("model/ends.py", "from nanogpt.nowhere import x"),
     ],
 )

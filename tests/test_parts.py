@@ -10,7 +10,6 @@ from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from nanogpt.build import build
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.ends import HEADS, cap
 from nanogpt.model.ffn import FFNS
@@ -18,6 +17,7 @@ from nanogpt.model.mixers import MIXERS, KeyValues, attend
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow
 from nanogpt.model.positions import POSITIONS
+from nanogpt.parts import build
 from tests.helpers import make, scrambled, tokens
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.build import parts_from
 from nanogpt.config import RunConfig, validate
 from nanogpt.errors import RunError, UserError
+from nanogpt.parts import parts_from
 from nanogpt.runs import Run, default_name, diff, list_runs, own_parts
 
 
@@ -181,5 +181,5 @@ def test_runs_are_listed_and_compared(tmp_path: Path) -> None:
 
 
 def test_runs_needs_no_torch() -> None:
-    code = "import sys, nanogpt.runs, nanogpt.train.start, nanogpt.train.world; assert 'torch' not in sys.modules"
+    code = "import sys, nanogpt.runs, nanogpt.training.start, nanogpt.training.world; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

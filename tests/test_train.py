@@ -22,13 +22,13 @@ from nanogpt.data.batches import Sampler, windows
 from nanogpt.errors import RunError, UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.runs import Run
-from nanogpt.train import machine, trainer
-from nanogpt.train.evaluate import evaluate
-from nanogpt.train.loop import resume, train
-from nanogpt.train.machine import Machine
-from nanogpt.train.nonfinite import first_bad_module
-from nanogpt.train.progress import Display, Lines, duration
-from nanogpt.train.trainer import Trainer
+from nanogpt.training import machine, trainer
+from nanogpt.training.evaluate import evaluate
+from nanogpt.training.loop import resume, train
+from nanogpt.training.machine import Machine
+from nanogpt.training.nonfinite import first_bad_module
+from nanogpt.training.progress import Display, Lines, duration
+from nanogpt.training.trainer import Trainer
 
 PLAIN = Machine("cpu", "fp32", "off", 2)
 
@@ -117,8 +117,8 @@ def test_training_is_what_a_few_lines_of_torch_say(tmp_path: Path, config: Calla
 
 def trainer_of(run: Run) -> Trainer:
     """A trainer over a run, as it would be at its first step."""
-    from nanogpt.train.setup import prepare
-    from nanogpt.train.world import World
+    from nanogpt.training.setup import prepare
+    from nanogpt.training.world import World
 
     with run.own_parts():
         return Trainer(run, prepare(run, run.config(), World()), World(), [])
@@ -377,7 +377,7 @@ DRIVER = """
 import sys, json
 from pathlib import Path
 from nanogpt.config import validate
-from nanogpt.train.loop import train, resume
+from nanogpt.training.loop import train, resume
 if __name__ == "__main__":
     how, path, steps = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     if how == "resume":

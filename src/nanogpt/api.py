@@ -1,8 +1,8 @@
 """The Python face: `build`, `train`, `load`. What the command line does, as three functions.
 
-    import nanogpt as ng
-    run = ng.train("llama", "data.corpus=shakespeare", "train.steps=200")
-    print(ng.load(run.path).sample("To be"))
+import nanogpt as ng
+run = ng.train("llama", "data.corpus=shakespeare", "train.steps=200")
+print(ng.load(run.path).sample("To be"))
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from nanogpt.model.language_model import LanguageModel
 from nanogpt.runs import Run
 from nanogpt.show import vocabulary
 from nanogpt.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
-from nanogpt.train import checkpoint as checkpoints
-from nanogpt.train import loop, machine
-from nanogpt.train.evaluate import evaluate
-from nanogpt.train.trainer import Summary
+from nanogpt.training import checkpoint as checkpoints
+from nanogpt.training import loop, machine
+from nanogpt.training.evaluate import evaluate
 
 WHILE_TRAINING = 100
 """Tokens of a sample that is written while training."""
@@ -52,11 +51,15 @@ def train(
     source: Path | str | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a new run, as `nanogpt train PRESET OVERRIDES` does. `source`: a run whose weights it starts from."""
-    summary = loop.train(
-        compose(preset, overrides), out=out, name=name, source=source, quiet=quiet, sampler=write_while_training
-    )
-    return summary.run
+    """Train a new run, as `nanogpt train PRESET OVERRIDES` does. `source`: a run whose weights it starts from.
+
+    Ctrl-C saves at the end of the step, then raises KeyboardInterrupt.
+    """
+    config = compose(preset, overrides)
+    ended = loop.train(config, out=out, name=name, source=source, quiet=quiet, sampler=write_while_training)
+    if ended.ending == "interrupted":
+        raise KeyboardInterrupt(f"saved after step {ended.step}; go on with: nanogpt train --resume {ended.run.path}")
+    return ended.run
 
 
 def load(path: Path | str | Run, checkpoint: str = "best") -> Loaded:
@@ -106,7 +109,9 @@ class Loaded:
         """Nats per token and bits per byte on a whole split, as training computes them."""
         corpus = open_corpus(self.config.data, carve_test=False)
         if corpus.sha256 != self.run.environment().get("corpus_sha256", corpus.sha256):
-            raise UserError(f"{self.run.path}: {corpus.name} is not the text that this run was trained on (its sha256 differs)")
+            raise UserError(
+                f"{self.run.path}: {corpus.name} is not the text that this run was trained on (its sha256 differs)"
+            )
         splits = prepare_tokens(corpus, self.tokenizer, corpus.batching)
         if split not in splits:
             raise UserError(f"--split {split}: {corpus.name} has {', '.join(splits)}")
@@ -167,4 +172,4 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     return {**found, "lossless": tokenizer.lossless, "note": tokenizer.note}
 
 
-__all__ = ["Loaded", "Sampling", "Summary", "build", "load", "train"]
+__all__ = ["Loaded", "Sampling", "build", "load", "train"]

@@ -14,7 +14,7 @@ from nanogpt.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nanogpt.train.trainer import Summary
+    from nanogpt.training.trainer import Summary
 
 app = typer.Typer(
     help="A laboratory for studying modern LLM architectures by building small language models.\n\n"
@@ -110,17 +110,19 @@ def train(
     """
     preset, overrides = split_arguments(arguments)
     from nanogpt.config import DEFAULT_PRESET, compose
-    from nanogpt.train.start import start
+    from nanogpt.training.start import start
+    from nanogpt.training.world import is_main
 
     if resume is not None:
         if preset or source or name:
             raise UserError("--resume goes on with a run as it was: no preset, --name or --from with it")
-        from nanogpt.train.loop import resume as go_on
+        from nanogpt.training.loop import resume as go_on
 
         return _report(go_on(resume, overrides, quiet=quiet, sampler=_sampler()))
     config = compose(preset or DEFAULT_PRESET, overrides)
-    run = start(config, out=out, name=name, source=source)  # before torch is imported: killed now, it can be resumed
-    from nanogpt.train import loop
+    # Before torch is imported: killed from here on, it can be resumed. Of several processes only the first makes it.
+    run = start(config, out=out, name=name, source=source) if is_main() else None
+    from nanogpt.training import loop
 
     return _report(loop.train(config, run=run, quiet=quiet, sampler=_sampler()))
 
@@ -219,8 +221,12 @@ def evaluate(
 
 @app.command()
 def data(
-    corpus: Annotated[list[str], typer.Argument(help="python, shakespeare, names, tinystories, files, folders, globs.")],
-    tokenizer: Annotated[str, typer.Option(help="char, byte, bpe(vocab_size=2048), gpt2, a tokenizer.json ...")] = "byte",
+    corpus: Annotated[
+        list[str], typer.Argument(help="python, shakespeare, names, tinystories, files, folders, globs.")
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="char, byte, bpe(vocab_size=2048), gpt2, a tokenizer.json ...")
+    ] = "byte",
     batching: Annotated[str, typer.Option(help="auto, stream, pad or pack.")] = "auto",
     json: Json = False,
 ) -> None:
@@ -242,7 +248,11 @@ def data(
         return
     splits, text = summary.pop("splits"), summary.pop("sample")
     for key, value in summary.items():
-        print(f"{key.replace('_', ' '):>16}  {value:,}" if isinstance(value, int) else f"{key.replace('_', ' '):>16}  {value}")
+        print(
+            f"{key.replace('_', ' '):>16}  {value:,}"
+            if isinstance(value, int)
+            else f"{key.replace('_', ' '):>16}  {value}"
+        )
     rows = table("split", "#bytes", "#tokens", "#documents")
     for key, row in splits.items():
         rows.add_row(key, f"{row['bytes']:,}", f"{row['tokens']:,}", f"{row['documents'] or 1:,}")
@@ -325,7 +335,10 @@ def _show_model(facts: dict[str, Any]) -> None:
     for row in facts["tensors"]:
         made.add_row(row["name"], " x ".join(map(str, row["shape"])), f"{row['parameters']:,}")
     show_table(made)
-    print(f"FLOPs per token: {facts['flops_per_token']:,.0f} forward, {facts['training_flops_per_token']:,.0f} in training")
+    print(
+        f"FLOPs per token: {facts['flops_per_token']:,.0f} forward, "
+        f"{facts['training_flops_per_token']:,.0f} in training"
+    )
     print(f"weights: {size(facts['weight_bytes']['fp32'])} in fp32, {size(facts['weight_bytes']['bf16'])} in bf16; "
           f"cache (bf16): {size(facts['cache_bytes_per_token'])} per token, "
           f"{size(facts['cache_bytes_at_context'])} at {model['context']:,} tokens")  # fmt: skip

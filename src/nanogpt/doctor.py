@@ -62,7 +62,7 @@ def _wait(device: str) -> None:
 
 
 def rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
-    """TFLOP/s of a product of two size-cubed matrices: the best of five, since a busy machine only ever slows one down."""
+    """TFLOP/s of a matrix product: the best of six, since a busy machine only ever slows one down."""
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")

@@ -26,9 +26,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanogpt.build import PARTS_FOLDER, parts_from
 from nanogpt.config import RunConfig, validate
 from nanogpt.errors import RunError, UserError, nearest
+from nanogpt.parts import PARTS_FOLDER, parts_from
 
 OWN_PART = re.compile(r"'(?P<quoted>[^']+\.py):(?P<a>\w+)'|(?P<plain>[A-Za-z_~./\\][\w~./\\@-]*\.py):(?P<b>\w+)")
 """A part of the user's inside a spec: `ffn="lib/my_parts.py:Mine(hidden=256)"`."""

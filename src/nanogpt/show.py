@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from nanogpt.build import knobs_of
 from nanogpt.config import RunConfig
 from nanogpt.cost import LAYER_FIELDS, cost
 from nanogpt.model.activations import ACTIVATIONS
@@ -23,6 +22,7 @@ from nanogpt.model.objectives import OBJECTIVES
 from nanogpt.model.positions import POSITIONS
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
+from nanogpt.parts import knobs_of
 from nanogpt.spec import parse
 from nanogpt.tokenizers import TOKENIZERS, resolve_tokenizer
 

@@ -13,7 +13,7 @@ from nanogpt.config import DataConfig
 from nanogpt.data.text import Piece, between, in_pieces, read, whole
 from nanogpt.errors import UserError, nearest
 
-HELD_OUT_BYTES = 500_000
+HELD_OUT_BYTES = 250_000
 """Most bytes in val, and in test: an evaluation covers the whole split, so this bounds what each one costs."""
 
 Pieces = Callable[[], Iterator[Piece]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.build import between, build
 from nanogpt.model.ffn import FFNS
 from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Nothing, Part
+from nanogpt.parts import between, build
 
 
 class Block(Part):

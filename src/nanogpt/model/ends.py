@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.build import at_least, between, build
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Part, Rule
+from nanogpt.parts import at_least, between, build
 
 
 class TokenEmbedding(Part):

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from nanogpt.build import at_least, build
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.linear import Linear
 from nanogpt.model.part import Flow, Nothing, Part
+from nanogpt.parts import at_least, build
 
 
 class MLP(Part):

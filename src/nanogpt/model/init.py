@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nanogpt.build import at_least, build
 from nanogpt.errors import UserError, nearest
 from nanogpt.model.part import Part
+from nanogpt.parts import at_least, build
 
 MATRICES = ("embedding", "position", "hidden", "residual", "head")
 VECTORS = ("bias", "scale")

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanogpt.build import build
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
 from nanogpt.model.blocks import LAYOUTS
@@ -24,6 +23,7 @@ from nanogpt.model.objectives import IGNORED, OBJECTIVES
 from nanogpt.model.part import Cache, Flow, Part, flops
 from nanogpt.model.positions import POSITIONS
 from nanogpt.model.rules import check_compatible
+from nanogpt.parts import build
 from nanogpt.spec import Spec, expand
 
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt.build import at_least, between, build, divides
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Nothing, Part
+from nanogpt.parts import at_least, between, build, divides
 
 
 class KeyValues:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.build import at_least
 from nanogpt.model.part import Part, Rule
+from nanogpt.parts import at_least
 
 
 class NoNorm(Part):

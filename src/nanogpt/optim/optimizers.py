@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nanogpt.build import at_least, between, build
 from nanogpt.errors import UserError
 from nanogpt.optim.groups import Groups, check_cover, groups
 from nanogpt.optim.muon import Muon as MuonOptimizer
+from nanogpt.parts import at_least, between, build
 
 
 class Rule(Protocol):
@@ -29,12 +29,6 @@ def _split(groups: Groups, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for torch: what is decayed and what is not."""
     both: list[tuple[list[Tensor], float]] = [(groups.decayed, weight_decay), (groups.vectors, 0.0)]
     return [{"params": params, "weight_decay": decay} for params, decay in both if params]
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{name}={value} must be more than 0")
 
 
 class SGD:
@@ -60,7 +54,7 @@ class RMSProp:
 
     def __init__(self, *, lr: float = 1e-3, decay: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
                  weight_decay: float = 0.0) -> None:  # fmt: skip
-        _positive(lr=lr, eps=eps)
+        at_least(0, lr=lr, eps=eps)
         between(0, 1, decay=decay, momentum=momentum)
         at_least(0, weight_decay=weight_decay)
         self.lr, self.decay, self.eps, self.momentum, self.weight_decay = lr, decay, eps, momentum, weight_decay
@@ -78,7 +72,7 @@ class Adam:
 
     def __init__(self, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
                  weight_decay: float = 0.0) -> None:  # fmt: skip
-        _positive(lr=lr, eps=eps)
+        at_least(0, lr=lr, eps=eps)
         between(0, 1, beta1=beta1, beta2=beta2)
         at_least(0, weight_decay=weight_decay)
         self.lr, self.beta1, self.beta2, self.eps, self.weight_decay = lr, beta1, beta2, eps, weight_decay
@@ -100,37 +94,39 @@ class AdamW(Adam):
 
 
 class Muon:
-    """Muon for the matrices inside the blocks, AdamW (`adam_*`) for embeddings, head, gains and biases.
+    """Muon for the matrices inside the blocks; `rest` for embeddings, head, gains and biases.
 
     Newton-Schulz runs in the run's precision: it is matrix products, and bf16 was shown to be enough for it.
     """
 
-    def __init__(self, *, precision: str = "fp32", lr: float = 0.02, momentum: float = 0.95,
-                 form: Literal["classic", "nesterov"] = "nesterov", weight_decay: float = 0.0, ns_steps: int = 5,
-                 scale: Literal["original", "moonlight"] = "original", adam_lr: float = 3e-3, adam_beta1: float = 0.9,
-                 adam_beta2: float = 0.95, adam_eps: float = 1e-8, adam_weight_decay: float = 0.0) -> None:  # fmt: skip
-        at_least(0, lr=lr)
+    def __init__(
+        self,
+        *,
+        precision: str = "fp32",
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        form: Literal["classic", "nesterov"] = "nesterov",
+        weight_decay: float = 0.0,
+        ns_steps: int = 5,
+        scale: Literal["original", "moonlight"] = "original",
+        rest: str = "adamw(lr=0.003, weight_decay=0.0)",
+    ) -> None:
+        at_least(0, lr=lr, weight_decay=weight_decay)
         between(0, 1, momentum=momentum)
-        at_least(0, weight_decay=weight_decay)
         at_least(1, ns_steps=ns_steps)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.lr, self.momentum, self.form, self.weight_decay = lr, momentum, form, weight_decay
         self.ns_steps, self.scale = ns_steps, scale
-        try:
-            self.adam = AdamW(
-                lr=adam_lr, beta1=adam_beta1, beta2=adam_beta2, eps=adam_eps, weight_decay=adam_weight_decay
-            )
-        except UserError as error:
-            raise UserError(f"adam_{error}") from None
+        self.rest = build(OPTIMIZERS, rest, precision=precision)
 
     def make(self, groups: Groups) -> list[Optimizer]:
-        rest = Groups([], groups.tables, groups.vectors)
+        others = Groups([], groups.tables, groups.vectors)
         made: list[Optimizer] = []
         if groups.matrices:
             knobs: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
             knobs |= {"ns_steps": self.ns_steps, "scale": self.scale, "dtype": self.dtype}
             made.append(MuonOptimizer(groups.matrices, **knobs, nesterov=self.form == "nesterov"))
-        return made + (self.adam.make(rest) if rest.decayed or rest.vectors else [])
+        return made + (self.rest.make(others) if others.decayed or others.vectors else [])
 
 
 OPTIMIZERS: dict[str, Callable[..., Rule]] = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from nanogpt.build import at_least
 from nanogpt.errors import UserError
+from nanogpt.parts import at_least
 
 
 class Schedule:

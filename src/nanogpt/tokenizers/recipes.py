@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from nanogpt.build import build
 from nanogpt.data.cache import cache_folder, key_of, publish, write_atomically
 from nanogpt.data.corpora import Corpus
 from nanogpt.errors import UserError, nearest
+from nanogpt.parts import build
 from nanogpt.spec import Spec, parse
 from nanogpt.tokenizers.base import Tokenizer
 from nanogpt.tokenizers.bpe import JsonTokenizer, train_bpe

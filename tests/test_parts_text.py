@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt.build import LARGEST, build, divides, parts_from, user_class
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.parts import LARGEST, build, divides, parts_from, user_class
 from nanogpt.spec import Spec
 from tests.helpers import VOCAB, count, make, model_config, tokens
 

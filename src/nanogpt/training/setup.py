@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from nanogpt.build import build
 from nanogpt.config import RunConfig
 from nanogpt.cost import Cost, cost
 from nanogpt.data.corpora import Corpus, open_corpus
@@ -32,11 +31,12 @@ from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, field, resolve_model
 from nanogpt.optim.optimizers import OPTIMIZERS, make_optimizers
 from nanogpt.optim.schedules import SCHEDULES
+from nanogpt.parts import build
 from nanogpt.runs import Run
 from nanogpt.tokenizers import Tokenizer, check_tokenizer, load_tokenizer, resolve_tokenizer, tokenizer_for
-from nanogpt.train import machine
-from nanogpt.train.machine import Machine
-from nanogpt.train.world import World
+from nanogpt.training import machine
+from nanogpt.training.machine import Machine
+from nanogpt.training.world import World
 
 ANY_VOCABULARY = 256
 """Stands for the size of a vocabulary that is not known yet."""

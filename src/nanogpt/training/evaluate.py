@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nanogpt.data.batches import windows
 from nanogpt.data.shards import Tokens
-from nanogpt.train.machine import Machine
-from nanogpt.train.world import World
+from nanogpt.training.machine import Machine
+from nanogpt.training.world import World
 
 LOGITS = 2**25
 """Logits in one batch at most (128 MB in fp32): a large vocabulary makes batches smaller, not memory larger."""

@@ -10,14 +10,14 @@ from typing import Any
 from nanogpt.config import RunConfig, change
 from nanogpt.errors import RunError, UserError
 from nanogpt.runs import Run, diff
-from nanogpt.train import checkpoint as checkpoints
-from nanogpt.train.checkpoint import Checkpoint, full_disk_is_one_line, load_weights
-from nanogpt.train.machine import choose_device
-from nanogpt.train.progress import Listener, listener
-from nanogpt.train.setup import Material, check, prepare
-from nanogpt.train.start import start
-from nanogpt.train.trainer import Summary, Trainer
-from nanogpt.train.world import World
+from nanogpt.training import checkpoint as checkpoints
+from nanogpt.training.checkpoint import Checkpoint, full_disk_is_one_line, load_weights
+from nanogpt.training.machine import choose_device
+from nanogpt.training.progress import Listener, listener
+from nanogpt.training.setup import Material, check, prepare
+from nanogpt.training.start import start
+from nanogpt.training.trainer import Summary, Trainer
+from nanogpt.training.world import World
 
 SampleWriter = Callable[[Any, Any], str]
 """(model, tokenizer) -> text, written while training. Comes from above: generate.py is not known here."""
@@ -87,6 +87,8 @@ def _go(run: Run, config: RunConfig, world: World, checkpoint: Checkpoint | None
         sampler: SampleWriter | None) -> Summary:  # fmt: skip
     check(run, config, world)
     origin = None if checkpoint else _origin(run)
+    for listen in listeners:
+        listen("note", {"text": f"text       {_words(config.data.corpus)}, as tokens of {config.tokenizer}"})
     with full_disk_is_one_line(run):
         material = prepare(run, config, world)
         if world.is_main:
@@ -98,6 +100,10 @@ def _go(run: Run, config: RunConfig, world: World, checkpoint: Checkpoint | None
     elif origin:
         load_weights(trainer.model, origin.weights, origin.path)
     return trainer.go()
+
+
+def _words(corpus: str | list[str]) -> str:
+    return corpus if isinstance(corpus, str) else ", ".join(corpus)
 
 
 def _origin(run: Run) -> Checkpoint | None:

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from nanogpt.config import RunConfig
 from nanogpt.cost import Cost
-from nanogpt.train.machine import Machine
-from nanogpt.train.progress import duration
+from nanogpt.training.machine import Machine
+from nanogpt.training.progress import duration
 
 
 @dataclass(frozen=True)

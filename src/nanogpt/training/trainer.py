@@ -18,20 +18,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nanogpt.build import build
 from nanogpt.data.batches import Batch, Sampler
 from nanogpt.errors import RunError
 from nanogpt.optim.schedules import SCHEDULES
+from nanogpt.parts import build
 from nanogpt.runs import Run
-from nanogpt.train import checkpoint as checkpoints
-from nanogpt.train.card import card, memory
-from nanogpt.train.checkpoint import Checkpoint, Progress, full_disk_is_one_line
-from nanogpt.train.evaluate import Evaluation, evaluate, to_device
-from nanogpt.train.interrupt import Interrupt
-from nanogpt.train.nonfinite import first_bad_gradient, first_bad_module
-from nanogpt.train.progress import Listener
-from nanogpt.train.setup import Material, build_model, step_seed
-from nanogpt.train.world import World
+from nanogpt.training import checkpoint as checkpoints
+from nanogpt.training.card import card, memory
+from nanogpt.training.checkpoint import Checkpoint, Progress, full_disk_is_one_line
+from nanogpt.training.evaluate import Evaluation, evaluate, to_device
+from nanogpt.training.interrupt import Interrupt
+from nanogpt.training.nonfinite import first_bad_gradient, first_bad_module
+from nanogpt.training.progress import Listener
+from nanogpt.training.setup import Material, build_model, step_seed
+from nanogpt.training.world import World
 
 Ending = Literal["finished", "stopped early", "interrupted"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -57,8 +58,8 @@ class Pace:
 class Lines:
     """Plain lines: for logs, pipes and tests."""
 
-    def __init__(self, out: Callable[[str], None] = print) -> None:
-        self.out = out
+    def __init__(self, out: Callable[[str], None] | None = None) -> None:
+        self.out = out or partial(print, flush=True)  # a log is read as it grows
         self.pace = Pace()
         self.steps = self.said_step = 0
         self.said_at = 0.0
