@@ -158,7 +158,7 @@ def test_optimizers_are_torchs(text: str) -> None:
 def test_muon_is_torchs(form: str, scale: str, adjust: str) -> None:
     """torch's runs its products in bf16, one matrix at a time; ours in the run's precision, all of a shape at once."""
     one, two = two_alike()
-    text = f"muon(lr=0.05, momentum=0.9, form={form}, weight_decay=0.1, scale={scale}, rest=adamw(lr=0.01))"
+    text = f"muon(lr=0.05, momentum=0.9, form={form}, weight_decay=0.1, scale={scale}, rest=adamw(lr=0.01, weight_decay=0.0))"
     ours = make_optimizers(text, one, precision="bf16")
     names = two.roles()
     hidden = [p for n, p in two.named_parameters() if names[n] == "hidden"]

@@ -156,7 +156,7 @@ class Run:
         return self._read("environment.json") if (self.path / "environment.json").exists() else {}
 
     def save_environment(self, facts: Mapping[str, Any]) -> None:
-        """`facts` as the newest of the run's sessions; what stays the same over all of them is at the top."""
+        """`facts` as the newest of the run's launches; what stays the same over all of them is at the top."""
         write_whole(self.path / "environment.json", as_json(dict(facts)))
 
     def origin(self) -> dict[str, Any] | None:

@@ -139,8 +139,8 @@ def _check_same(run: Run, corpus: Corpus, tokenizer: Tokenizer) -> None:
 
 
 def _environment(run: Run, corpus: Corpus, tokenizer: Tokenizer, chosen: Machine) -> dict[str, Any]:
-    """Where a result came from. One entry for each session: a run may be resumed elsewhere."""
-    session = {
+    """Where a result came from. One entry for each launch: a run may be resumed elsewhere."""
+    launch = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "git": _git_commit(),
@@ -148,9 +148,9 @@ def _environment(run: Run, corpus: Corpus, tokenizer: Tokenizer, chosen: Machine
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": machine.cores(),
                     "threads": chosen.threads, "device": chosen.device, "device_name": _device_name(chosen)},
     }  # fmt: skip
-    sessions = [*run.environment().get("sessions", []), session]
+    launches = [*run.environment().get("launches", []), launch]
     facts = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "tokenizer_sha256": tokenizer.fingerprint}
-    return {**facts, "sessions": sessions}
+    return {**facts, "launches": launches}
 
 
 def _versions() -> dict[str, str]:
