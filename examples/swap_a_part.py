@@ -5,12 +5,12 @@ python examples/swap_a_part.py
 
 import nanogpt as ng
 
-SETTINGS = ["data.corpus=python", "model.dim=128", "model.n_layers=3", "train.steps=150"]
+SETTINGS = ["data.corpus=python", "model.n_layers=3", "train.steps=150"]
 
-model = ng.build("modern", dim=128, n_layers=3)
+model = ng.build("modern", n_layers=3)
 print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
 
-for ffn in ("mlp(act=relu2)", "swiglu"):
+for ffn in ("mlp(act=gelu)", "swiglu"):
     run = ng.train("modern", *SETTINGS, f"model.ffn={ffn}", quiet=True)
     loaded = ng.load(run)
     score = loaded.evaluate("val")

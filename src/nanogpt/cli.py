@@ -20,7 +20,7 @@ app = typer.Typer(
     help="A laboratory for studying modern LLM architectures by building small language models.\n\n"
     "\b\nnanogpt train                                        the default model on Python's own source\n"
     "nanogpt train gpt data.corpus=shakespeare            another model, another text\n"
-    "nanogpt train model.ffn=swiglu data.corpus=my.txt    one part changed, a file of your own\n"
+    "nanogpt train model.ffn=geglu data.corpus=my.txt     one part changed, a file of your own\n"
     "nanogpt sample runs/NAME --prompt 'def '             let it write",
     no_args_is_help=True,
     add_completion=False,
@@ -28,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+SAMPLES, SAMPLE_TOKENS = 3, 120
+"""What a run shows of itself when it has ended."""
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="PRESET SECTION.KEY=VALUE", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -101,7 +104,7 @@ def train(
     \b
     nanogpt train
     nanogpt train gpt data.corpus=shakespeare train.steps=500
-    nanogpt train data.corpus=my_notes.txt tokenizer=char model.ffn=swiglu
+    nanogpt train data.corpus=my_notes.txt tokenizer=char model.ffn=geglu
     nanogpt train model.ffn="my_parts.py:Mine(hidden=256)" --name mine
     nanogpt train model.mixer.heads=8 optim.optimizer="adamw(lr=1e-3)"
     nanogpt train --resume runs/mine train.steps=1000
@@ -135,22 +138,31 @@ def _sampler() -> Any:
 
 def _report(summary: Summary) -> int:
     """How training ended: the loss, what the model writes, where it lies, what to type next."""
+    from nanogpt.api import load
+    from nanogpt.runs import best_row
+    from nanogpt.training.world import is_main
+
     run, row = summary.run.path, summary.row
     if summary.ending == "interrupted":
         print(f"\nstopped after step {summary.step} of {summary.steps}; go on with: nanogpt train --resume {run}")
         return 130
-    samples = summary.run.samples()
-    if samples:
-        print(f"\n{samples[-1]['text']}\n")
+    if not is_main():
+        return 0
+    for number, text in enumerate(load(summary.run).sample([""] * SAMPLES, tokens=SAMPLE_TOKENS, temperature=0.8), 1):
+        print(f"\n--- sample {number}\n{text.strip()}")
+    print()
     early = f" (stopped early, after step {summary.step})" if summary.ending == "stopped early" else ""
     print(f"validation loss: {row['val/loss']:.4f} nats per token, {row['val/bpb']:.4f} bits per byte{early}")
+    best = best_row(summary.run.metrics())
+    if best["step"] < row["step"]:
+        print(f"best was {best['val/loss']:.4f} after step {best['step']}: sample and eval take that one")
     print(f"the run: {run}")
     print("next:")
-    print(f'  nanogpt sample {run} --prompt "def " --tokens 200')
+    print(f"  nanogpt sample {run} --tokens 200")
     print(f"  nanogpt eval {run}")
     print(f"  nanogpt train --resume {run} train.steps={2 * summary.steps}")
-    print("  nanogpt train model.ffn=swiglu data.corpus=FILE    (another part, a text of your own)")
-    print("  nanogpt show --parts                               (all the parts there are)")
+    print("  nanogpt train model.ffn=geglu data.corpus=FILE    (another part, a text of your own)")
+    print("  nanogpt show --parts                              (all the parts there are)")
     return 0
 
 
