@@ -158,16 +158,17 @@ def test_optimizers_are_torchs(text: str) -> None:
 def test_muon_is_torchs(form: str, scale: str, adjust: str) -> None:
     """torch's runs its products in bf16, one matrix at a time; ours in the run's precision, all of a shape at once."""
     one, two = two_alike()
-    text = f"muon(lr=0.05, momentum=0.9, form={form}, weight_decay=0.1, scale={scale}, rest=adamw(lr=0.01, weight_decay=0.0))"
+    rest = "adamw(lr=0.01, weight_decay=0.0)"
+    text = f"muon(lr=0.05, momentum=0.9, form={form}, weight_decay=0.1, scale={scale}, rest={rest})"
     ours = make_optimizers(text, one, precision="bf16")
     names = two.roles()
     hidden = [p for n, p in two.named_parameters() if names[n] == "hidden"]
-    rest = [p for n, p in two.named_parameters() if names[n] != "hidden"]
+    others = [p for n, p in two.named_parameters() if names[n] != "hidden"]
     theirs = [
         torch.optim.Muon(
             hidden, lr=0.05, momentum=0.9, nesterov=form == "nesterov", weight_decay=0.1, adjust_lr_fn=adjust
         ),
-        torch.optim.AdamW(rest, lr=0.01, betas=(0.9, 0.95), weight_decay=0),
+        torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.95), weight_decay=0),
     ]
     generator = torch.Generator().manual_seed(torch.seed() % 2**31)
     for _ in range(5):

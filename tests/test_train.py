@@ -189,7 +189,7 @@ def test_samples_evaluations_and_dropout_leave_the_weights_alone(
     dropout = {"layout": "pre(dropout=0.3)"}
     plain = train(config(model=dropout, train={"eval_every": 12}), out=tmp_path, quiet=True).run
 
-    def sampler(model: Any, tokenizer: Any) -> str:
+    def sampler(model: Any, tokenizer: Any, documents: bool) -> str:
         assert not model.training
         return tokenizer.decode(torch.randint(5, (9,)).tolist())
 
@@ -522,7 +522,7 @@ def test_plain_lines_and_the_live_display(tmp_path: Path, config: Callable[..., 
         plain(event, facts)
         live(event, facts)
 
-    train(config(), out=tmp_path, quiet=True, on_event=both, sampler=lambda model, tokenizer: "a sample")
+    train(config(), out=tmp_path, quiet=True, on_event=both, sampler=lambda model, tokenizer, documents: "a sample")
     console.file.close()
     text = "\n".join(lines)
     for wanted in (

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from nanogpt.config import DEFAULT_PRESET, RunConfig, compose
+from nanogpt.config import DEFAULT_PRESET, RunConfig, TrainConfig, compose
 from nanogpt.data.corpora import open_corpus
 from nanogpt.data.shards import prepare as prepare_tokens
 from nanogpt.data.summary import summary
-from nanogpt.errors import UserError
+from nanogpt.errors import RunError, UserError
 from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.runs import Run
-from nanogpt.show import vocabulary
-from nanogpt.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
+from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
 from nanogpt.training import loop, machine
 from nanogpt.training.evaluate import evaluate
@@ -34,10 +33,11 @@ WHILE_TRAINING = 100
 def build(preset: str = DEFAULT_PRESET, *overrides: str, seed: int = 1, **model: Any) -> LanguageModel:
     """A model with its initial weights: `build("llama", dim=256)`, `build("gpt", "model.ffn=swiglu")`.
 
-    Keywords are keys of the model section. `vocab_size` is the tokenizer's where it is not given.
+    Keywords are keys of the model section. `vocab_size` is the tokenizer's where it is not given, and 65, Tiny
+    Shakespeare's, where only the text would tell (`char`).
     """
     config = compose(preset, [*overrides, *(f"model.{key}={value}" for key, value in model.items())])
-    size = config.model.vocab_size or vocabulary(config)
+    size = config.model.vocab_size or expected_size(config.tokenizer)[0]
     built = LanguageModel(config.model.model_copy(update={"vocab_size": size}))
     built.initialise(seed)
     return built
@@ -67,11 +67,14 @@ def load(path: Path | str | Run, checkpoint: str = "best") -> Loaded:
     run = path if isinstance(path, Run) else Run.open(path)
     config = run.config()
     found = checkpoints.load(run.checkpoint(checkpoint))
+    tokenizer = load_tokenizer(run.tokenizer_path)
+    if tokenizer.fingerprint != run.environment().get("tokenizer_sha256", tokenizer.fingerprint):
+        raise RunError(f"{run.tokenizer_path} is not the one that this run was trained with (its sha256 differs)")
     with run.own_parts():
         model = LanguageModel(config.model)
     checkpoints.load_weights(model, found.weights, found.path)
-    device = machine.choose_device("auto")
-    return Loaded(run, config, model.to(device).eval(), load_tokenizer(run.tokenizer_path), found.progress.step)
+    model.to(machine.choose_device("auto")).eval()
+    return Loaded(run, config, model, tokenizer, found.progress.step)
 
 
 @dataclass
@@ -102,7 +105,8 @@ class Loaded:
         It ends after `tokens` tokens, before a text of `stop`, or where the model ends the document.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = write(self.model, self.tokenizer, prompts, tokens, how or Sampling(**settings), stop)
+        documents = bool(self.run.environment().get("documents"))
+        texts = write(self.model, self.tokenizer, documents, prompts, tokens, how or Sampling(**settings), stop)
         return texts[0] if isinstance(prompt, str) else texts
 
     def evaluate(self, split: str = "val") -> dict[str, float]:
@@ -115,27 +119,38 @@ class Loaded:
         splits = prepare_tokens(corpus, self.tokenizer, corpus.batching)
         if split not in splits:
             raise UserError(f"--split {split}: {corpus.name} has {', '.join(splits)}")
-        how = machine.choose(self.config.train, dim=self.model.dim, flops=0.0)
+        how = machine.choose(self._settings(), dim=self.model.dim, flops=0.0)
+        how.prepare()
         score = evaluate(self.model.to(how.device), splits[split], batching=corpus.batching, machine=how)
         return {"loss": score.loss, "bpb": score.bpb, "perplexity": math.exp(score.loss), "tokens": score.tokens}
+
+    def _settings(self) -> TrainConfig:
+        """As in training, on the device of training where this machine has it."""
+        try:
+            machine.choose_device(self.config.train.device)
+        except UserError:
+            return self.config.train.model_copy(update={"device": "auto"})
+        return self.config.train
 
 
 def write(
     model: LanguageModel,
     tokenizer: Tokenizer,
+    documents: bool,
     prompts: Sequence[str],
     tokens: int,
     how: Sampling,
     stop: Sequence[str] = (),
 ) -> list[str]:
     """Continue each prompt. An empty one begins a document, or a line where the text is one long stream."""
-    ids = [first_ids(tokenizer, p) for p in prompts]
-    longest = max((len(tokenizer.encode(s)) for s in stop), default=0)
+    ids = [first_ids(tokenizer, documents, p) for p in prompts]
+    stop = [s for s in stop if s]
+    longest = max((len(s.encode()) for s in stop), default=0)  # a token is at least a byte
 
     def stopped(new: list[int]) -> bool:
         if tokenizer.eot is not None and new[-1] == tokenizer.eot:
             return True
-        tail = tokenizer.decode(new[-2 * longest - 8 :]) if stop else ""  # a stop may be cut into other, more tokens
+        tail = tokenizer.decode(new[-longest - 8 :]) if stop else ""
         return any(s in tail for s in stop)
 
     texts = []
@@ -146,22 +161,23 @@ def write(
     return texts
 
 
-def first_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """What a model reads before it writes its first token."""
-    start = [] if tokenizer.eot is None else [tokenizer.eot]
-    if prompt:
-        return start + tokenizer.encode(prompt).tolist()
-    if start:
-        return start
+def first_ids(tokenizer: Tokenizer, documents: bool, prompt: str) -> list[int]:
+    """What a model reads before it writes its first token. Only a model of documents has seen where one begins."""
+    start = [tokenizer.eot] if documents and tokenizer.eot is not None else []
+    if prompt or start:
+        ids = start + (tokenizer.encode(prompt).tolist() if prompt else [])
+        if not ids:
+            raise UserError(f"the prompt {prompt!r} has no tokens in this run's tokenizer; give it a word")
+        return ids
     try:
-        return tokenizer.encode("\n").tolist()
+        return tokenizer.encode("\n").tolist() or [0]
     except UserError:  # an alphabet without line ends
         return [0]
 
 
-def write_while_training(model: LanguageModel, tokenizer: Tokenizer) -> str:
+def write_while_training(model: LanguageModel, tokenizer: Tokenizer, documents: bool) -> str:
     """The sample that a run shows of itself: the same seed each time, so that what changes is the model."""
-    return write(model, tokenizer, [""], WHILE_TRAINING, Sampling(temperature=0.8))[0]
+    return write(model, tokenizer, documents, [""], WHILE_TRAINING, Sampling(temperature=0.8))[0]
 
 
 def prepare(config: RunConfig) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json as json_text
+import os
+import shlex
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +43,9 @@ Checkpoint = Annotated[str, typer.Option(help="best, last, or a step's number.")
 
 def main() -> None:
     """The entry point. What the user can mend is one line on stderr; the exit status says whose move it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console that lacks a character shows it in another way
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)
     except UserError as error:
@@ -48,8 +54,11 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = 130
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        print(f"nanogpt: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        status = 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # only what the command line's own parser refuses has it
             raise
@@ -84,7 +93,8 @@ def table(*columns: str, title: str | None = None) -> Table:
 def show_table(made: Table) -> None:
     from rich.console import Console
 
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(made)
+    width = None if sys.stdout.isatty() else 160  # a pipe has no width: wide enough to be read by a program
+    Console(width=width, highlight=False).print(made)
 
 
 @app.command()
@@ -146,7 +156,7 @@ def _report(summary: Summary) -> int:
     if summary.ending == "interrupted":
         print(f"\nstopped after step {summary.step} of {summary.steps}; go on with: nanogpt train --resume {run}")
         return 130
-    if not is_main():
+    if not is_main() or not row:
         return 0
     for number, text in enumerate(load(summary.run).sample([""] * SAMPLES, tokens=SAMPLE_TOKENS, temperature=0.8), 1):
         print(f"\n--- sample {number}\n{text.strip()}")
@@ -157,10 +167,12 @@ def _report(summary: Summary) -> int:
     if best["step"] < row["step"]:
         print(f"best was {best['val/loss']:.4f} after step {best['step']}: sample and eval take that one")
     print(f"the run: {run}")
+    path = shlex.quote(str(run))
+    more = f"train.steps={2 * summary.steps}" + (" train.patience=0" if early else "")
     print("next:")
-    print(f"  nanogpt sample {run} --tokens 200")
-    print(f"  nanogpt eval {run}")
-    print(f"  nanogpt train --resume {run} train.steps={2 * summary.steps}")
+    print(f"  nanogpt sample {path} --tokens 200")
+    print(f"  nanogpt eval {path}")
+    print(f"  nanogpt train --resume {path} {more}")
     print("  nanogpt train model.ffn=geglu data.corpus=FILE    (another part, a text of your own)")
     print("  nanogpt show --parts                              (all the parts there are)")
     return 0
@@ -260,11 +272,8 @@ def data(
         return
     splits, text = summary.pop("splits"), summary.pop("sample")
     for key, value in summary.items():
-        print(
-            f"{key.replace('_', ' '):>16}  {value:,}"
-            if isinstance(value, int)
-            else f"{key.replace('_', ' '):>16}  {value}"
-        )
+        shown = f"{value:,}" if type(value) is int else value
+        print(f"{key.replace('_', ' '):>16}  {shown}")
     rows = table("split", "#bytes", "#tokens", "#documents")
     for key, row in splits.items():
         rows.add_row(key, f"{row['bytes']:,}", f"{row['tokens']:,}", f"{row['documents'] or 1:,}")
@@ -331,7 +340,7 @@ def _show_parts(listed: dict[str, dict[str, Any]]) -> None:
 def _show_model(facts: dict[str, Any]) -> None:
     model, total = facts["model"], facts["total_parameters"]
     print(f"{facts['preset']}: {total:,} parameters, {model['n_layers']} layers, dim {model['dim']}, "
-          f"context {model['context']}, vocabulary {model['vocab_size']:,}")  # fmt: skip
+          f"context {model['context']}, vocabulary {model['vocab_size']:,} ({facts['vocabulary']})")  # fmt: skip
     made = table("part", "#parameters", "#share")
     for name, count in facts["parameters"].items():
         made.add_row(name, f"{count:,}", f"{count / total:.1%}")
@@ -434,7 +443,7 @@ def doctor(json: Json = False) -> None:
         return print_json(found)
     devices = found.pop("devices")
     for key, value in found.items():
-        print(f"{key:>10}  {value if value is not None else 'none: torch.compile is not used'}")
+        print(f"{key:>10}  {value}")
     made = table("device", "what", "#TFLOP/s fp32", "#bf16", "#step, ms", "same as cpu")
     for name, d in devices.items():
         agrees = f"{'yes' if d['agrees'] else 'NO'} ({d['apart']:.1e} apart)"

@@ -103,7 +103,7 @@ class TrainConfig(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; weights stay fp32")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: where it pays")
-    threads: Count = Field(0, description="CPU threads; 0: one for each core")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: one for each core")
 
 
 class RunConfig(Section):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import time
 from typing import Any
 
@@ -12,6 +10,8 @@ import torch
 
 from nanogpt.config import compose
 from nanogpt.model.language_model import LanguageModel
+from nanogpt.training import machine
+from nanogpt.training.machine import Machine
 
 TOLERANCE = 1e-3
 """Largest difference of a loss or a gradient's norm, as a share of the CPU's, that rounding in fp32 explains."""
@@ -24,10 +24,10 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": machine.cores(),
         "threads": torch.get_num_threads(),
-        "compiler": next((c for c in (os.environ.get("CXX"), "g++", "clang++", "cl") if c and shutil.which(c)), None),
-        "amx": bool(torch.cpu._is_amx_tile_supported()),
+        "compiler": "found" if machine.has_compiler("cpu") else "none: torch.compile is not used on the CPU",
+        "amx": "yes" if machine.has_amx() else "no",
         "devices": {
             name: {
                 "what": _what(name),
@@ -55,10 +55,7 @@ def _what(device: str) -> str:
 
 
 def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    elif device == "mps":
-        torch.mps.synchronize()
+    Machine(device, "fp32", "off", torch.get_num_threads()).wait()
 
 
 def rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:

@@ -23,12 +23,7 @@ from nanogpt.model.positions import POSITIONS
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import knobs_of
-from nanogpt.spec import parse
-from nanogpt.tokenizers import TOKENIZERS, resolve_tokenizer
-
-SIZES = {"byte": 256, "gpt2": 50257, "cl100k_base": 100277, "o200k_base": 200019}
-SHAKESPEARE = 65
-"""Characters of Tiny Shakespeare: the vocabulary of a `char` model whose text is not known yet."""
+from nanogpt.tokenizers import TOKENIZERS, expected_size
 
 AXES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "tokenizer": (TOKENIZERS, ()),
@@ -45,17 +40,7 @@ AXES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "optim.optimizer": (OPTIMIZERS, ()),
     "optim.schedule": (SCHEDULES, ()),
 }
-
-
 """Axis -> its table of parts, and what their parent gives them."""
-
-
-def vocabulary(config: RunConfig) -> int:
-    """Size of the vocabulary as far as it can be known without reading the text."""
-    known = parse(resolve_tokenizer(config.tokenizer))
-    size = known.knobs.get("vocab_size", SIZES.get(known.name, SHAKESPEARE))
-    assert isinstance(size, int)
-    return size
 
 
 def parts() -> dict[str, dict[str, dict[str, Any]]]:
@@ -76,17 +61,19 @@ def parts() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def first_sentence(part: Any) -> str:
-    text = inspect.cleandoc(getattr(part, "func", part).__doc__ or "").split("\n\n")[0]
+    text = (inspect.getdoc(getattr(part, "func", part)) or "").split("\n\n")[0]
     return " ".join(text.split())
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Everything `nanogpt show` prints, as plain data."""
-    given = config.model.model_copy(update={"vocab_size": config.model.vocab_size or vocabulary(config)})
+    size, certain = (config.model.vocab_size, True) if config.model.vocab_size else expected_size(config.tokenizer)
+    given = config.model.model_copy(update={"vocab_size": size})
     model = resolve_model(given)
     total = cost(model)
     return {
         "preset": config.preset,
+        "vocabulary": "known" if certain else "assumed",
         "model": model.model_dump(),
         "layers": layers(model.model_dump()),
         "tensors": [{"name": n, "shape": s, "parameters": p} for n, s, p in tensors(given)],
@@ -119,7 +106,8 @@ def tensors(config: Any) -> list[tuple[str, list[int], int]]:
     with torch.device("meta"):
         model = LanguageModel(config)
     layers: dict[int, list[tuple[str, tuple[int, ...]]]] = {n: [] for n in range(len(model.blocks))}
-    before, after = [], []
+    before: list[tuple[str, tuple[int, ...]]] = []
+    after: list[tuple[str, tuple[int, ...]]] = []
     for name, p in model.named_parameters():
         path = name.split(".")
         if path[0] == "blocks":

@@ -4,6 +4,7 @@ from nanogpt.tokenizers.base import EOT, TextStream, Tokenizer
 from nanogpt.tokenizers.recipes import (
     TOKENIZERS,
     check_tokenizer,
+    expected_size,
     load_tokenizer,
     make_tokenizer,
     resolve_tokenizer,
@@ -16,6 +17,7 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "check_tokenizer",
+    "expected_size",
     "load_tokenizer",
     "make_tokenizer",
     "resolve_tokenizer",

@@ -27,6 +27,9 @@ class Char:
 
     learns: ClassVar = True
 
+    def size(self) -> tuple[int, bool]:
+        return 65, False  # Tiny Shakespeare's
+
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
         return CharTokenizer.of((text for source in (texts, held_out) for text in source()), documents)
 
@@ -35,6 +38,9 @@ class Byte:
     """One id for each byte."""
 
     learns: ClassVar = False
+
+    def size(self) -> tuple[int, bool]:
+        return 256, False  # and one more where there are documents
 
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
         return ByteTokenizer(documents)
@@ -53,6 +59,9 @@ class Bpe:
             raise UserError(f"vocab_size={vocab_size} must be at least 257 (256 bytes and <|endoftext|>); nearest: 257")
         self.vocab_size, self.split = vocab_size, split
 
+    def size(self) -> tuple[int, bool]:
+        return self.vocab_size, True
+
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
         return JsonTokenizer(train_bpe(texts(), self.vocab_size, PATTERNS[self.split], documents))
 
@@ -62,6 +71,10 @@ class Published:
 
     learns: ClassVar = False
     name: ClassVar[str]
+    ids: ClassVar[int]
+
+    def size(self) -> tuple[int, bool]:
+        return self.ids, True
 
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
         files = [source.sha256 for source in PUBLISHED[self.name].files]
@@ -70,15 +83,15 @@ class Published:
 
 
 class Gpt2(Published):
-    name = "gpt2"
+    name, ids = "gpt2", 50257
 
 
 class Cl100k(Published):
-    name = "cl100k_base"
+    name, ids = "cl100k_base", 100277
 
 
 class O200k(Published):
-    name = "o200k_base"
+    name, ids = "o200k_base", 200019
 
 
 class File:
@@ -90,6 +103,9 @@ class File:
         self.path = path
         if not Path(path).expanduser().is_file():
             raise UserError("no such file; tokenizer= takes a name or the path of a tokenizer.json")
+
+    def size(self) -> tuple[int, bool]:
+        return load_tokenizer(Path(self.path).expanduser()).vocab_size, True
 
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
         return load_tokenizer(Path(self.path).expanduser())
@@ -124,6 +140,12 @@ def check_tokenizer(text: str | Spec) -> None:
 def resolve_tokenizer(text: str | Spec) -> str:
     """The same with every knob written out, for the saved configuration."""
     return str(_recipe(text).spec)
+
+
+def expected_size(text: str | Spec) -> tuple[int, bool]:
+    """Size of the vocabulary before any text is read, and whether it is certain."""
+    size: tuple[int, bool] = _recipe(text).size()
+    return size
 
 
 def _nothing() -> Iterator[str]:

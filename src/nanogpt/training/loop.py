@@ -19,8 +19,9 @@ from nanogpt.training.start import start
 from nanogpt.training.trainer import Summary, Trainer
 from nanogpt.training.world import World
 
-SampleWriter = Callable[[Any, Any], str]
-"""(model, tokenizer) -> text, written while training. Comes from above: generate.py is not known here."""
+SampleWriter = Callable[[Any, Any, bool], str]
+"""(model, tokenizer, whether the text is documents) -> text, written while training. Comes from above, since
+generate.py is not known here."""
 FREE = {
     "train.steps", "train.eval_every", "train.checkpoint_every", "train.sample_every", "train.patience",
     "train.accumulate", "train.device", "train.precision", "train.compile", "train.threads",
@@ -113,7 +114,7 @@ def _origin(run: Run) -> Checkpoint | None:
 
 
 def _bound(sampler: SampleWriter | None, material: Material) -> Callable[[Any], str] | None:
-    return None if sampler is None else lambda model: sampler(model, material.tokenizer)
+    return None if sampler is None else lambda model: sampler(model, material.tokenizer, material.documents)
 
 
 def _device_kind(config: RunConfig) -> str:

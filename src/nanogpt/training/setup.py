@@ -48,6 +48,8 @@ class Material:
 
     config: RunConfig
     tokenizer: Tokenizer
+    documents: bool
+    """Whether the text is separate documents, so that the model has seen where one begins."""
     splits: dict[str, Tokens]
     machine: Machine
     cost: Cost
@@ -94,7 +96,7 @@ def prepare(run: Run, config: RunConfig, world: World) -> Material:
     config = _resolved(config, model, corpus, chosen)
     if world.is_main:
         run.save_environment(_environment(run, corpus, tokenizer, chosen))
-    return Material(config, tokenizer, splits, chosen, counted)
+    return Material(config, tokenizer, corpus.documents, splits, chosen, counted)
 
 
 def _resolved(config: RunConfig, model: Any, corpus: Corpus, chosen: Machine) -> RunConfig:
@@ -149,7 +151,12 @@ def _environment(run: Run, corpus: Corpus, tokenizer: Tokenizer, chosen: Machine
                     "threads": chosen.threads, "device": chosen.device, "device_name": _device_name(chosen)},
     }  # fmt: skip
     launches = [*run.environment().get("launches", []), launch]
-    facts = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "tokenizer_sha256": tokenizer.fingerprint}
+    facts = {
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+        "documents": corpus.documents,
+        "tokenizer_sha256": tokenizer.fingerprint,
+    }
     return {**facts, "launches": launches}
 
 
