@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -245,11 +246,40 @@ def test_a_disk_that_really_refuses_a_write_stops_the_run_with_one_line(tmp_path
 
 def test_what_a_kill_left_is_cleaned(run: Run) -> None:
     write_some(run, 1)
-    (run.path / "checkpoints" / ".half").mkdir()
-    (run.path / "checkpoints" / ".half" / "model.safetensors").write_bytes(b"x")
-    (run.path / ".config.json.1234").write_bytes(b"x")
+    (run.path / "checkpoints" / ".89abcdef").mkdir()
+    (run.path / "checkpoints" / ".89abcdef" / "model.safetensors").write_bytes(b"x")
+    (run.path / ".config.json.0123abcd").write_bytes(b"x")
+    (run.path / ".tokenizer.json.0123abcd").write_bytes(b"x")
+    (run.path / ".git").mkdir()
+    (run.path / ".git" / "HEAD").write_text("mine")
+    (run.path / ".gitignore").write_text("mine")
     checkpoints.clean(run)
-    assert not list(run.path.rglob(".*")) and load(run.checkpoint("last"))
+    assert sorted(p.name for p in run.path.rglob(".*")) == [".git", ".gitignore"] and load(run.checkpoint("last"))
+    assert (run.path / ".git" / "HEAD").read_text() == "mine"
+
+
+def test_weights_that_are_not_finite_never_replace_those_that_are(run: Run) -> None:
+    net = write_some(run, 1, 2)
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    with torch.no_grad():
+        net.b.weight[2, 3] = math.inf
+    with pytest.raises(RunError, match=r"b\.weight is not finite after step 3: .*step-000002 is kept") as caught:
+        save(run, Progress(step=3), net, [])
+    assert "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+
+
+def alter(path: Path) -> None:
+    path.write_text(path.read_text().replace('"val_loss": 1.0', '"val_loss": 4.0'))
+
+
+@pytest.mark.parametrize("hurt", [cut, alter])
+def test_where_one_is_damaged_the_best_is_not_known(run: Run, hurt: Callable[[Path], None]) -> None:
+    write_some(run, 1, 2, losses={1: 1.0, 2: 2.0})
+    hurt(run.path / "checkpoints" / "step-000001" / "state.json")
+    with pytest.raises(RunError, match=r"step-000001/state\.json cannot be read .* ask for step 2 instead"):
+        run.checkpoint("best")
+    assert run.checkpoint("last") == run.checkpoint(2) == run.path / "checkpoints" / "step-000002"
 
 
 def test_there_is_no_pickle_anywhere() -> None:

@@ -14,6 +14,7 @@ import nanogpt
 SOURCE = Path(nanogpt.__file__).parent
 ORDER = [
     "errors",
+    "files",
     "spec",
     "parts",
     "config",

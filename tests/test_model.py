@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from nanogpt.config import compose
 from nanogpt.cost import cost
+from nanogpt.errors import UserError
 from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.part import Flow, Part
-from tests.helpers import TINY, VOCAB, count, model_config, scrambled, tokens
+from tests.helpers import TINY, VOCAB, count, make, model_config, scrambled, tokens
 
 P = dict[str, Tensor]
 
@@ -437,6 +438,23 @@ def test_gpt_nano_sorts(data_dir: Path) -> None:
 
 
 # -- losses --------------------------------------------------------------------------------------------------------
+
+
+def test_more_tokens_than_positions_are_refused_in_one_line() -> None:
+    model, x = make(position="learned"), tokens(2, 9)
+    assert model(x[:, :8]).shape == (2, 8, VOCAB)
+    assert model(x, documents_BT=torch.arange(9).expand(2, 9) // 5).shape == (2, 9, VOCAB)  # each starts anew
+    cache = model.new_cache(2, 9)
+    model(x[:, :8], cache=cache)
+    for call in (
+        lambda: model(x),
+        lambda: model(x, torch.ones_like(x, dtype=torch.bool)),
+        lambda: model.losses(x, x),
+        lambda: model.next_logits(x[:, 8:], cache=cache),
+    ):
+        with pytest.raises(UserError, match=r"9 tokens are more than the 8 positions .*; nearest: the last 8"):
+            call()
+    assert make(position="rotary", mixer="attention(heads=2)")(x).shape == (2, 9, VOCAB)
 
 
 def test_losses_are_means_over_scored_tokens() -> None:

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nanogpt.config import compose
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.model.rehearsal import rehearse
 from nanogpt.parts import LARGEST, build, divides, parts_from, user_class
 from nanogpt.spec import Spec
+from nanogpt.training.loop import train
 from tests.helpers import VOCAB, count, make, model_config, tokens
 
 
@@ -320,3 +323,201 @@ def test_a_user_mixer_norm_and_position_are_welcome(tmp_path: Path) -> None:
     torch.testing.assert_close(model(x)[:, :5], model(other)[:, :5])
     assert isinstance(model.norm, nn.LayerNorm)
     assert isinstance(model.losses(x, x)["loss"], Tensor)
+
+
+# -- what a part of your own gets wrong, before any data is read ---------------------------------------------------
+
+MISTAKES = """
+import numpy
+import torch
+from torch import nn
+from nanogpt.model.blocks import Block
+from nanogpt.model.positions import Position
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return x.sin()
+
+class Curved(nn.Module):
+    def __init__(self, *, dim):
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(dim))
+    def rules(self):
+        return {"gain": "scale"}
+    def forward(self, x):
+        return x * self.gain
+
+class Linear(nn.Module):
+    def __init__(self, *, dim, width: int):
+        super().__init__()
+        self.norm, self.width = nn.Linear(dim, width + 1), width  # its own affair, whatever its name
+    def forward(self, x, flow=None):
+        return self.norm(x)[..., :self.width]
+
+class Raises(nn.Module):
+    def forward(self, x, flow=None):
+        return {}["a\\nb"]
+
+class Pair(nn.Module):
+    def forward(self, x, flow=None):
+        return x, x
+
+class Silent(nn.Module):
+    pass
+
+class Numbers(nn.Module):
+    def __init__(self, *, way: str):
+        super().__init__()
+        self.way = way
+    def forward(self, x, flow=None):
+        if self.way == "item":
+            return x * x.sum().item()
+        if self.way == "copy":
+            return x * x.detach().cpu().numpy()[0, 0, 0]
+        if self.way == "elsewhere":
+            return x + torch.zeros(1, device="cpu")[:, None] + torch.from_numpy(numpy.ones(16, dtype="float32"))
+        return x * x[x > 0].mean()
+
+class Heads(nn.Module):
+    def __init__(self, *, dim):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(dim, dim // 2) for _ in range(2)])
+    def forward(self, x, flow):
+        return torch.cat([h(x) for h in self.heads], -1)
+
+class PlainLayout(nn.Module):
+    def __init__(self, *, dim):
+        super().__init__()
+    def forward(self, x, flow):
+        return x
+
+class Parallel(Block):
+    def forward(self, x, flow):
+        return x + self.mixer(self.mixer_norm(x), flow) + self.ffn(self.ffn_norm(x), flow)
+
+class Misspelt(Block):
+    def forward(self, x, flow):
+        return x + self.mixr(x, flow)
+
+class Alibi(Position):
+    def __init__(self, *, heads):
+        super().__init__()
+        self.slopes = 8 / heads
+    def bias(self, flow):
+        T = flow.tokens_BT.shape[1]
+        return flow.tokens_BT.new_zeros(1, 3, T, T).float()
+
+class Turn(Position):
+    def rotate(self, q, k, flow):
+        return q, undefined
+
+class Embedding(nn.Module):
+    def __init__(self, *, dim, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, dim)
+    def forward(self, tokens, flow):
+        return self.table(tokens)
+
+class Head(nn.Module):
+    def __init__(self, *, dim, vocab_size, short: int = 0):
+        super().__init__()
+        self.matrix = nn.Linear(dim, vocab_size - short)
+    def forward(self, x, embedding):
+        return self.matrix(x)
+
+class Loss(nn.Module):
+    def forward(self, model, hidden, targets, flow):
+        return model.logits(hidden).mean()
+
+class Fill:
+    def paint(self):
+        pass
+"""
+
+
+@pytest.fixture
+def mistakes(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MISTAKES)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "words"),
+    [
+        ("ffn", "@:Linear(width=5)", ["model.ffn: ", "mine.py:Linear", "(1, 8, 16)", "(1, 8, 5)"]),
+        ("ffn", "@:Linear(width=1)", ["model.ffn: ", "(1, 8, 1)"]),  # would be broadcast
+        ("mixer", ["attention(heads=2)", "@:Linear(width=5)"], ["model.mixer: ", "mine.py:Linear", "(1, 8, 5)"]),
+        ("norm", "@:Linear(width=5)", ["model.norm: ", "mine.py:Linear", "(1, 8, 5)"]),
+        ("ffn", "mlp(act=@:Linear(width=5))", ["model.ffn: ", "mine.py:Linear", "(1, 8, 5)"]),
+        ("mixer", "@:Pair", ["model.mixer: ", "mine.py:Pair", "it gives tuple"]),
+        ("ffn", "@:Raises", ["model.ffn: ", "mine.py:Raises, line ", "KeyError"]),
+        ("norm", "@:Raises", ["model.norm: ", "mine.py:Raises, line ", "KeyError"]),
+        ("ffn", "@:Silent", ["model.ffn: ", "mine.py:Silent", 'missing the required "forward"']),
+        ("layout", "@:PlainLayout", ["model.layout: ", "open, close", "subclass of nanogpt.model.blocks.Block"]),
+        ("layout", "@:Misspelt", ["model.layout: ", "mine.py:Misspelt, line ", "no attribute 'mixr'"]),
+        ("position", "@:Silent", ["model.position: ", "embed, rotate, bias, scale", "nanogpt.model.positions."]),
+        ("position", "@:Alibi", ["model.position: ", "mine.py:Alibi: the rest of the model cannot work with"]),
+        ("position", "@:Turn", ["model.position: ", "mine.py:Turn, line ", "NameError"]),
+        ("head", "@:Head(short=1)", ["model.head: ", "(1, 8, 13)", "(1, 8, 12)"]),
+        ("objective", "@:Loss", ["model.objective: ", "mine.py:Loss"]),
+        ("init", "@:Fill", ["model.init: ", "mine.py:Fill", "fill", "nanogpt.model.init.Scheme"]),
+    ],
+)  # fmt: skip
+def test_what_a_part_of_your_own_gets_wrong_is_said_in_one_line_before_it_sees_data(
+    mistakes: Path, field: str, text: Any, words: list[str]
+) -> None:
+    base = {"mixer": "attention(heads=2)", "ffn": "mlp"}
+    text = [t.replace("@", str(mistakes)) for t in text] if isinstance(text, list) else text.replace("@", str(mistakes))
+    with pytest.raises(UserError) as caught:
+        resolve_model(model_config(**base | {field: text}))
+    message = str(caught.value)
+    assert message.startswith(words[0]) and message.count("model.") == 1 + message.count("nanogpt.model."), message
+    assert all(w in message for w in words), message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_wrong_part_is_told_before_the_text_is_looked_for(mistakes: Path, tmp_path: Path) -> None:
+    config = compose("gpt", [f"model.ffn={mistakes}:Raises", f"data.corpus={tmp_path}/nowhere.txt"])
+    with pytest.raises(UserError, match=r"model\.ffn: .*KeyError"):
+        train(config, out=tmp_path / "runs", quiet=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ffn": "mlp(act=@:Sine)"},
+        {"ffn": "swiglu(act=@:Sine)"},
+        {"ffn": "mlp(act=@:Curved)"},
+        {"ffn": "@:Linear(width=16)", "mixer": "@:Heads", "position": "rotary"},
+        {"layout": "@:Parallel(dropout=0.1)"},
+        {"embed": "@:Embedding"},
+        {"embed": "@:Embedding", "head": "@:Head", "n_layers": 0},
+        *({"ffn": f"@:Numbers(way={way})"} for way in ("item", "copy", "elsewhere", "select")),
+    ],
+)
+def test_parts_of_your_own_that_are_right_are_not_refused(mistakes: Path, fields: dict[str, Any]) -> None:
+    """Those that need numbers, or a device of their own, cannot be told without data; they are given the chance."""
+    fields = {k: v.replace("@", str(mistakes)) if isinstance(v, str) else v for k, v in fields.items()}
+    model = make(**{"mixer": "attention(heads=2)", "ffn": "mlp"} | resolve_model(model_config(**fields)).model_dump())
+    with torch.no_grad():
+        assert model.losses(tokens(2, 8), tokens(2, 8, 3))["loss"].isfinite()
+
+
+def test_an_activation_without_a_gain_has_one(mistakes: Path) -> None:
+    for ffn in ("mlp", "swiglu"):
+        mine, plain = (make(ffn=f"{ffn}(act={a})").blocks[0].ffn for a in (f"{mistakes}:Sine", "identity"))
+        assert torch.equal(mine.out.weight, plain.out.weight)
+        assert mine.out.gain == 1
+
+
+def test_the_rehearsal_throws_no_dice_and_leaves_no_hooks(mistakes: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    resolve_model(model_config(ffn=f"{mistakes}:Linear(width=16)", mixer="attention(dropout=0.3)", layout="pre(0.2)"))
+    assert torch.equal(torch.rand(3), expected)
+    with torch.device("meta"):
+        model = LanguageModel(model_config())
+    rehearse(model)
+    assert not any(m._forward_hooks for m in model.modules())

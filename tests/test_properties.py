@@ -23,6 +23,7 @@ from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import OBJECTIVES
 from nanogpt.model.positions import POSITIONS
+from nanogpt.model.rehearsal import rehearse
 from tests.helpers import count, scramble
 
 VOCAB, CONTEXT = 11, 10
@@ -46,13 +47,13 @@ def norms(draw: st.DrawFn) -> str:
 
 
 @st.composite
-def mixers(draw: st.DrawFn, dim: int) -> str:
+def mixers(draw: st.DrawFn, dim: int, even: bool) -> str:
     name = draw(one(sorted(MIXERS)))
     if name == "none":
         return name
     heads = draw(one([h for h in (1, 2, 3, 4, 6) if dim % h == 0]))
-    head_dim = draw(one([None, 2, 4, 6]))
-    if (head_dim or dim // heads) % 2:
+    head_dim = draw(one([None, 1, 2, 3, 4, 6]))
+    if even and (head_dim or dim // heads) % 2:
         head_dim = 4  # rotary turns pairs
     return call(
         name,
@@ -127,14 +128,15 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     position = one(sorted(POSITIONS)).flatmap(
         lambda n: one([None, 100]).map(lambda b: call(n, {"base": b if n == "rotary" else None}))
     )
+    positions = draw(depths(position, n_layers))
     config = {
         "dim": "vocab" if head == "none" and draw(st.booleans()) else dim,
         "n_layers": n_layers,
         "context": CONTEXT,
         "vocab_size": VOCAB + 1 if head == "none" else VOCAB,
         "embed": call(draw(one(sorted(EMBEDS))), {"norm": draw(st.none() | norms()), "dropout": draw(dropout)}),
-        "position": draw(depths(position, n_layers)),
-        "mixer": draw(depths(mixers(dim), n_layers)),
+        "position": positions,
+        "mixer": draw(depths(mixers(dim, even="rotary" in str(positions)), n_layers)),
         "ffn": draw(depths(ffns(), n_layers)),
         "norm": draw(depths(norms(), n_layers)),
         "layout": draw(depths(layout, n_layers)),
@@ -375,6 +377,40 @@ def test_what_cannot_be_built_is_refused_naming_the_field(name: str, value: Any,
 def test_an_odd_head_under_rotary() -> None:
     message = refused(mixer="attention(heads=4)", position="rotary")
     assert "head_dim=3 is odd" in message and "nearest: head_dim=4" in message and message.startswith("model.")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 7), st.booleans()), min_size=1, max_size=4))
+def test_every_rotary_layer_has_an_even_head_whatever_the_others_have(layers: list[tuple[int, int, bool]]) -> None:
+    fields = {
+        "n_layers": len(layers),
+        "mixer": [f"attention(heads={heads}, head_dim={size})" for heads, size, _ in layers],
+        "position": ["rotary" if turned else "none" for *_, turned in layers],
+    }
+    odd = [size for _, size, turned in layers if turned and size % 2]
+    if not odd:
+        resolve_model(ModelConfig.model_validate(BASE | fields))
+        return
+    message = refused(**fields)
+    assert message.startswith("model.position: rotary: ")
+    assert any(f"head_dim={size} is odd" in message for size in odd)
+
+
+def test_every_built_in_model_can_be_rehearsed() -> None:
+    """A user's part stands among the house's own: none of those may fail without numbers."""
+
+    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.nested_given])
+    @given(configs())
+    def run(config: ModelConfig) -> None:
+        with torch.device("meta"):
+            model = LanguageModel(config)
+        seen = []
+        handle = model.objective.register_forward_hook(lambda *_: seen.append(1))
+        rehearse(model)
+        handle.remove()
+        assert seen
+
+    run()
 
 
 def test_the_largest_sizes_allocate_nothing() -> None:

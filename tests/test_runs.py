@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt import runs
 from nanogpt.config import RunConfig, validate
 from nanogpt.errors import RunError, UserError
 from nanogpt.parts import parts_from
@@ -55,7 +57,7 @@ def test_a_name_is_one_folder_name(tmp_path: Path, name: str) -> None:
 def test_without_a_name_a_free_one_is_found(tmp_path: Path) -> None:
     names = [Run.create(tmp_path, None, a_config()).name for _ in range(3)]
     assert names == ["tiny-python", "tiny-python-2", "tiny-python-3"]
-    assert default_name(validate({**a_config().model_dump(), "data": {"corpus": "my texts/*.txt"}})) == "tiny"
+    assert default_name(validate({**a_config().model_dump(), "data": {"corpus": "my texts/*.txt"}})) == "tiny-my-texts"
     assert default_name(validate({**a_config().model_dump(), "data": {"corpus": ["a b/c d.txt", "x"]}})) == "tiny-c-d"
 
 
@@ -89,6 +91,43 @@ def test_a_damaged_configuration_is_one_line(tmp_path: Path) -> None:
     (run.path / "config.json").write_text('{"preset": ')
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         run.config()
+
+
+def test_an_incomplete_configuration_names_its_file(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "a", a_config())
+    (run.path / "config.json").write_text('{"preset": "tiny", "model": {"n_layers": 1, "context": 8}}')
+    with pytest.raises(RunError, match=r"a/config\.json is damaged: model\.dim: needs a value"):
+        run.config()
+
+
+@pytest.mark.parametrize("moment", ["config", "file"])
+def test_a_disk_that_is_full_from_the_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        if (path.name == "config.json") == (moment == "config"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(runs, "write_whole", full)
+    with pytest.raises(RunError, match=rf"cannot make a run in {tmp_path}: No space left"):
+        Run.create(tmp_path, "a", a_config(), files={"tokenizer.json": b"{}"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, other = Run.create(tmp_path, "a", a_config()), Run.create(tmp_path, "b", a_config())
+    (run.path / "metrics.jsonl").mkdir()  # a folder refuses to be read as a file, also for root
+    with pytest.raises(RunError, match=r"cannot read .*a/metrics\.jsonl: Is a directory"):
+        run.metrics()
+    rows = {row["name"]: row for row in list_runs(tmp_path)}
+    assert "metrics.jsonl" in rows["a"]["error"] and rows["b"]["step"] == 0
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    with pytest.raises(RunError, match=r"cannot read .*b: Permission denied"):
+        Run.open(other.path)
 
 
 def test_logs_lose_at_most_a_broken_last_line_and_can_be_rewound(tmp_path: Path) -> None:

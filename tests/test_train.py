@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 
 from nanogpt.config import RunConfig, validate
 from nanogpt.data.batches import Sampler, windows
+from nanogpt.data.corpora import open_corpus
 from nanogpt.errors import RunError, UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.runs import Run
 from nanogpt.training import machine, trainer
 from nanogpt.training.evaluate import evaluate
+from nanogpt.training.interrupt import Interrupt
 from nanogpt.training.loop import resume, train
 from nanogpt.training.machine import Machine
 from nanogpt.training.nonfinite import first_bad_module
@@ -215,7 +217,12 @@ def test_early_stopping_keeps_the_best(
     assert (summary.ending, summary.step) == ("stopped early", 12)
     assert [p.name for p in summary.run.checkpoints()] == ["step-000006", "step-000012"]
     assert summary.run.best() == summary.run.path / "checkpoints" / "step-000006"
-    assert resume(summary.run.path, quiet=True).step == 12  # it stays stopped ...
+    said: list[str] = []
+    again = resume(
+        summary.run.path, ["train.steps=60"], quiet=True, on_event=lambda _, facts: said.append(facts.get("text", ""))
+    )
+    assert (again.ending, again.step) == ("stopped early", 12)  # it stays stopped ...
+    assert said[-1] == "stopped early at step 12; go on with train.patience=0"
     assert (
         resume(summary.run.path, ["train.patience=0", "train.steps=13"], quiet=True).step == 13
     )  # ... until told otherwise
@@ -253,7 +260,7 @@ def test_a_finished_run_stays_finished(tmp_path: Path, config: Callable[..., Run
     before = weights(run), run.metrics()
     said: list[str] = []
     summary = resume(run.path, quiet=True, on_event=lambda event, facts: said.append(facts.get("text", "")))
-    assert summary.ending == "finished" and any("all 12 steps are taken" in line for line in said)
+    assert summary.ending == "finished" and said[-1] == "all 12 steps are taken; go on with train.steps=24"
     assert run.metrics() == before[1] and all(torch.equal(weights(run)[k], v) for k, v in before[0].items())
 
 
@@ -273,6 +280,39 @@ def test_another_text_is_refused_on_resuming(tmp_path: Path, config: Callable[..
     with pytest.raises(UserError, match="the corpus is not the one that this run began with"):
         resume(run.path, ["train.steps=14"], quiet=True)
     assert run.config().train.steps == 12
+
+
+def test_a_text_may_have_moved(tmp_path: Path, config: Callable[..., RunConfig], text: Path) -> None:
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_bytes(text.read_bytes())
+    run = train(config(data={"corpus": str(old)}), out=tmp_path / "runs", quiet=True).run
+    old.rename(new)
+    assert resume(run.path, [f"data.corpus={new}", "train.steps=14"], quiet=True).step == 14
+    assert run.config().data.corpus == str(new)
+    (tmp_path / "folder").mkdir()
+    new.rename(tmp_path / "folder" / "new.txt")  # the same bytes, but as one document
+    with pytest.raises(UserError, match="split by another rule"):
+        resume(run.path, [f"data.corpus={tmp_path / 'folder'}"], quiet=True)
+    new.write_text(text.read_text() + "more\n")
+    with pytest.raises(UserError, match="the corpus is not the one"):
+        resume(run.path, [f"data.corpus={new}"], quiet=True)
+
+
+def test_a_folder_is_the_same_text_while_it_is_trained_on(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("".join(f"{name} {n}\n" for n in range(500)))
+    around = config(data={"corpus": str(tmp_path)})
+    one, two = (train(around, out=tmp_path / "runs", quiet=True).run for _ in range(2))
+    assert resume(one.path, ["train.steps=14"], quiet=True).step == 14
+    assert one.environment()["corpus_sha256"] == two.environment()["corpus_sha256"]
+    assert open_corpus(around.data).sha256 == one.environment()["corpus_sha256"]
+
+
+def test_a_device_that_is_gone_says_how_to_go_on(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+    run = train(config(), out=tmp_path, quiet=True).run
+    run.save_config(run.config().model_copy(update={"train": config(train={"device": "cuda:77"}).train}))
+    with pytest.raises(UserError, match=r"train\.device=cuda:77: .*; or --resume .* train\.device=auto"):
+        resume(run.path, quiet=True)
 
 
 def test_starting_from_another_runs_weights(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
@@ -297,6 +337,7 @@ def test_starting_from_another_runs_weights(tmp_path: Path, config: Callable[...
         ({"model": {"mixer": "atention"}}, "model.mixer.*did you mean 'attention'"),
         ({"optim": {"optimizer": "adamw(rate=1)"}}, "optim.optimizer: adamw: no knob 'rate'"),
         ({"optim": {"schedule": "cosine(final=3)"}}, "optim.schedule: cosine: final=3.0"),
+        ({"optim": {"optimizer": "sgd(lr=1e39)"}}, r"optim.optimizer: sgd: lr=1e\+39 must be at most 1e\+18"),
         ({"train": {"accumulate": 3}}, "train.batch=4 cannot be cut into train.accumulate=3.*nearest: train.batch=3"),
         ({"tokenizer": "chars"}, "'chars'; did you mean 'char'"),
         ({"model": {"vocab_size": 3}}, "model.vocab_size=3: the tokenizer has"),
@@ -311,6 +352,59 @@ def test_what_cannot_work_is_refused_and_leaves_no_folder(
         train(config(**changes), out=tmp_path, name="a", quiet=True)
     assert caught.value.status == 2 and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("why", ["shape", "damaged", "memory"])
+def test_what_ends_before_its_first_step_leaves_no_folder(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    source = train(config(), out=tmp_path / "old", name="source", quiet=True).run
+    changes: dict[str, Any] = {"model": {"dim": 32}} if why == "shape" else {}
+    if why == "damaged":
+        last = source.last()
+        assert last is not None
+        (last / "model.safetensors").write_bytes(b"x")
+    if why == "memory":
+        monkeypatch.setattr(Trainer, "step", lambda self: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    else:  # refused before the data is touched
+        monkeypatch.setattr("nanogpt.training.loop.prepare", lambda *_: pytest.fail("data was prepared"))
+    with pytest.raises((RunError, RuntimeError)):
+        train(config(**changes), out=tmp_path / "new", name="a", source=source.path, quiet=True)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_ctrl_c_and_work_keep_the_folder(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    def plant(job: Trainer) -> None:
+        raise KeyboardInterrupt if first else RuntimeError("out of memory")
+
+    planted(monkeypatch, 1 if first else 2, plant)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        train(config(), out=tmp_path, name="a", quiet=True)
+    monkeypatch.undo()
+    assert resume(tmp_path / "a", quiet=True).step == 12
+
+
+def test_a_validation_split_that_is_too_short_is_refused_before_training(
+    tmp_path: Path, config: Callable[..., RunConfig]
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("".join(f"line {n}\n" for n in range(50)) + "x")
+    with pytest.raises(UserError, match=r"short\.txt: the val split has 1 token, at least 2 .* larger data\.val"):
+        train(config(data={"corpus": str(short), "val": 1e-9}), out=tmp_path / "runs", quiet=True)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_tokenizer_that_loses_something_says_so_once(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanogpt.tokenizers.tables.CharTokenizer.note", "capitals are lost")
+    said: list[tuple[str, str]] = []
+    train(config(), out=tmp_path, quiet=True, on_event=lambda e, facts: said.append((e, str(facts.get("text")))))
+    notes = [n for n, (_, text) in enumerate(said) if "capitals are lost" in text]
+    assert len(notes) == 1 and notes[0] < [event for event, _ in said].index("card")
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, at: int, plant: Callable[[Trainer], None]) -> None:
@@ -344,6 +438,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_module(
     assert [row["step"] for row in run.metrics()] == list(range(1, 9))
 
 
+def test_a_validation_loss_that_is_not_finite_names_the_module_and_what_is_kept(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Trainer.evaluate
+
+    def broken(self: Trainer) -> Any:
+        if self.progress.step == 12:
+            with torch.no_grad():
+                next(p for n, p in self.model.named_parameters() if n.startswith("blocks.1.ffn.")).fill_(math.inf)
+        return real(self)
+
+    monkeypatch.setattr(Trainer, "evaluate", broken)
+    said = r"the validation loss is not finite after step 12: .* is blocks\.1\.ffn\..*step-000006 is kept"
+    with pytest.raises(RunError, match=said):
+        train(config(), out=tmp_path, name="a", quiet=True)
+
+
 def test_a_gradient_that_is_not_finite_names_its_parameter(
     tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,7 +479,7 @@ def test_the_innermost_bad_module_is_named() -> None:
 def test_a_real_divergence_is_caught_before_the_weights_are_touched(
     tmp_path: Path, config: Callable[..., RunConfig]
 ) -> None:
-    wild = config(optim={"optimizer": "sgd(lr=1e30)", "schedule": "constant", "clip": 0}, train={"checkpoint_every": 1})
+    wild = config(optim={"optimizer": "sgd(lr=1e18)", "schedule": "constant", "clip": 0}, train={"checkpoint_every": 1})
     with pytest.raises(RunError, match="is not finite"):
         train(wild, out=tmp_path, name="a", quiet=True)
 
@@ -540,6 +651,55 @@ def test_plain_lines_and_the_live_display(tmp_path: Path, config: Callable[..., 
         assert wanted in text, wanted
     shown = console.export_text()
     assert "12/12" in shown and "a sample" in shown and "FLOP a token" in shown
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_nobody_reading_is_no_reason_to_stop(error: Exception) -> None:
+    calls: list[str] = []
+
+    def out(text: str) -> None:
+        calls.append(text)
+        raise error
+
+    listen = Lines(out)
+    listen("note", {"text": "one"})
+    listen("note", {"text": "two"})
+    assert calls == ["one"]
+
+
+def test_letters_that_the_output_has_not_are_replaced() -> None:
+    said: list[str] = []
+
+    def latin(text: str) -> None:
+        said.append(text.encode("latin-1").decode("latin-1"))
+
+    Lines(latin)("note", {"text": "né 世"})
+    assert said == ["n? ?"]
+
+
+def test_a_closed_pipe_lets_the_run_finish(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    (tmp_path / "config.json").write_text(json.dumps(config().model_dump()))
+    job = subprocess.Popen(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "config.json"), str(tmp_path / "a")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert job.stdout is not None and job.stderr is not None
+    job.stdout.close()
+    said = job.stderr.read()
+    job.stderr.close()
+    assert (job.wait(), said) == (0, "")
+    last = Run(tmp_path / "a").last()
+    assert last is not None and last.name == "step-000012"
+
+
+def test_the_first_ctrl_c_is_answered_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        assert capfd.readouterr().err.strip() == "finishing this step, then saving; Ctrl-C again quits now"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_durations() -> None:

@@ -212,10 +212,7 @@ def sample(
         samples = [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
         print_json({"run": str(run), "step": loaded.step, **settings, "samples": samples})
         return
-    for p, text in zip(prompts, texts, strict=True):
-        print(p + text)
-        if len(prompts) > 1:
-            print("---")
+    print("\n---\n".join(p + text for p, text in zip(prompts, texts, strict=True)))
 
 
 @app.command(name="eval")

@@ -28,6 +28,21 @@ LARGEST = 2**31 - 1
 PARTS_FOLDER: ContextVar[Path] = ContextVar("PARTS_FOLDER", default=Path())
 
 
+class Placed(UserError):
+    """An error that already names its field: nobody puts another name before it."""
+
+
+@contextmanager
+def field(name: str) -> Iterator[None]:
+    """Put the field's name before an error of one of its parts."""
+    try:
+        yield
+    except Placed:
+        raise
+    except UserError as error:
+        raise Placed(f"{name}: {error}") from None
+
+
 @contextmanager
 def parts_from(folder: Path | str) -> Iterator[None]:
     """Look for `my_parts.py:Mine` in this folder: a run keeps a copy of the parts it was trained with."""
@@ -50,6 +65,11 @@ def user_class(name: str) -> Callable[..., Any]:
         classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
         raise UserError(f"{path} has no class '{attribute}'{nearest(attribute, classes)}")
     return found
+
+
+def is_users(part: Any) -> bool:
+    """Whether this part was built from a file of the user's."""
+    return ".py:" in getattr(getattr(part, "spec", None), "name", "")
 
 
 def _user_module(path: Path) -> ModuleType:
@@ -109,6 +129,8 @@ def build(table: Mapping[str, Callable[..., Any]], text: str | Spec, **supplied:
     try:
         built = part(**wanted, **given)
         built.spec = spec
+    except Placed:
+        raise
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
     except Exception as error:
@@ -171,6 +193,23 @@ def _written(built: Any, knob: str, value: Value | None) -> Value:
     if isinstance(inner, Spec):
         return inner if inner.knobs else inner.name
     return kept if type(kept) in (int, float, str, list) else value  # type: ignore[return-value]
+
+
+def number(part: Any, name: str, default: float) -> Any:
+    """A number that a part may keep under this name: a user's part may call anything `heads` or `gain`."""
+    found = getattr(part, name, default)
+    return found if isinstance(found, (int, float)) else default
+
+
+def must_be(kind: type, part: Any) -> Any:
+    """Refuse a user's part that cannot answer all that its axis is asked."""
+    if not isinstance(part, kind):
+        methods = [k for k, v in vars(kind).items() if callable(v) and not k.startswith("_")]
+        raise UserError(
+            f"{part.spec.name} is asked more than it has ({', '.join(methods)}); "
+            f"make it a subclass of {kind.__module__}.{kind.__name__}"
+        )
+    return part
 
 
 def at_least(least: float, **values: float) -> None:

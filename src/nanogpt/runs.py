@@ -16,6 +16,7 @@ at, what is there can be read, and at most the last line of a log is broken.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -28,36 +29,18 @@ from typing import Any
 
 from nanogpt.config import RunConfig, validate
 from nanogpt.errors import RunError, UserError, nearest
+from nanogpt.files import one_line, short_name, sync_folder, write_whole
 from nanogpt.parts import PARTS_FOLDER, parts_from
 
 OWN_PART = re.compile(r"'(?P<quoted>[^']+\.py):(?P<a>\w+)'|(?P<plain>[A-Za-z_~./\\][\w~./\\@-]*\.py):(?P<b>\w+)")
 """A part of the user's inside a spec: `ffn="lib/my_parts.py:Mine(hidden=256)"`."""
+CHECKPOINTS = "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{6,})")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or, whatever happens, as it was before."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder survive a power cut, on systems where a folder can be synced."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, from its first moment on: what a corpus of everything around it leaves out."""
+    return (folder / "config.json").is_file() and (folder / CHECKPOINTS).is_dir()
 
 
 def as_json(value: Any) -> bytes:
@@ -93,17 +76,14 @@ class Run:
         config, parts = own_parts(config)
         beside = out / f".{stem}.{secrets.token_hex(4)}"
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            beside.mkdir()
-        except OSError as error:
-            raise UserError(f"cannot make a run in {out}: {error.strerror}") from None
-        try:
-            if parts:
-                (beside / "parts").mkdir()
-            for file, content in [*((f"parts/{k}", v) for k, v in parts.items()), *(files or {}).items()]:
-                write_whole(beside / file, content)
-            write_whole(beside / "config.json", as_json(config.model_dump()))
-            return Run(_claim(beside, out, stem, fixed=name is not None))
+            with one_line(f"make a run in {out}"):
+                (beside / CHECKPOINTS).mkdir(parents=True)
+                if parts:
+                    (beside / "parts").mkdir()
+                for file, content in [*((f"parts/{k}", v) for k, v in parts.items()), *(files or {}).items()]:
+                    write_whole(beside / file, content)
+                write_whole(beside / "config.json", as_json(config.model_dump()))
+                return Run(_claim(beside, out, stem, fixed=name is not None))
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -111,7 +91,9 @@ class Run:
     def open(path: Path | str) -> Run:
         """A run that is there."""
         path = Path(path)
-        if not (path / "config.json").is_file():
+        with one_line(f"read {path}"):
+            there = (path / "config.json").is_file()
+        if not there:
             names = sorted(p.parent.name for p in path.parent.glob("*/config.json"))
             hint = nearest(path.name, names) if names else ""
             raise UserError(f"{path} is not a run (no config.json in it){hint}")
@@ -147,7 +129,11 @@ class Run:
     # ---- what it depends on
 
     def config(self) -> RunConfig:
-        return validate(self._read("config.json"))
+        sections = self._read("config.json")
+        try:
+            return validate(sections)
+        except UserError as error:
+            raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
 
     def save_config(self, config: RunConfig) -> None:
         write_whole(self.path / "config.json", as_json(config.model_dump()))
@@ -174,9 +160,8 @@ class Run:
 
     def _read(self, file: str) -> dict[str, Any]:
         try:
-            value = json.loads((self.path / file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(f"{self.path / file} is missing") from None
+            with one_line(f"read {self.path / file}"):
+                value = json.loads((self.path / file).read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{self.path / file} is damaged: {error}") from None
         if not isinstance(value, dict):
@@ -228,7 +213,7 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Folders of the checkpoints, oldest first. A checkpoint has its name only once it is complete."""
-        folder = self.path / "checkpoints"
+        folder = self.path / CHECKPOINTS
         found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
         return sorted(found, key=step_of)
 
@@ -236,7 +221,10 @@ class Run:
         return next(reversed(self.checkpoints()), None)
 
     def best(self) -> Path | None:
-        """The checkpoint with the lowest loss on the validation split; the last one where none was evaluated."""
+        """The checkpoint with the lowest loss on the validation split; the last one where none was evaluated.
+
+        RunError where one is damaged: it may have been the best.
+        """
         scored = [(loss, path) for path in self.checkpoints() if (loss := _val_loss(path)) is not None]
         return min(scored, key=lambda pair: pair[0])[1] if scored else self.last()
 
@@ -245,11 +233,12 @@ class Run:
         there = self.checkpoints()
         if not there:
             raise UserError(f"{self.path} has no checkpoint yet")
-        found = {"best": self.best(), "last": self.last()} | {str(step_of(path)): path for path in there}
-        path = found.get(str(which))
-        if path is None:
-            raise UserError(f"checkpoint '{which}' of {self.path} is not kept{nearest(str(which), found)}")
-        return path
+        if which == "best":
+            return self.best() or there[-1]
+        found = {"last": there[-1]} | {str(step_of(path)): path for path in there}
+        if str(which) not in found:
+            raise UserError(f"checkpoint '{which}' of {self.path} is not kept{nearest(str(which), ['best', *found])}")
+        return found[str(which)]
 
 
 def step_of(checkpoint: Path) -> int:
@@ -258,12 +247,22 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """What a checkpoint's state.json says of itself, under `self`."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def _val_loss(checkpoint: Path) -> float | None:
+    path = checkpoint / "state.json"
     try:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state.pop("self") != digest_of(state):
+            raise ValueError
         return None if state["val_loss"] is None else float(state["val_loss"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # damaged: whoever loads it says so
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        others = [other for other in Run(checkpoint.parent.parent).checkpoints() if other != checkpoint]
+        instead = f"ask for step {step_of(others[-1])} instead" if others else "there is no other checkpoint"
+        raise RunError(f"{path} cannot be read as it was written, so the best is not known; {instead}") from None
 
 
 def _claim(beside: Path, out: Path, stem: str, *, fixed: bool) -> Path:
@@ -289,7 +288,7 @@ def _claim(beside: Path, out: Path, stem: str, *, fixed: bool) -> Path:
 def default_name(config: RunConfig) -> str:
     """`modern-python`, `gpt-shakespeare`: preset and corpus."""
     corpus = config.data.corpus if isinstance(config.data.corpus, str) else config.data.corpus[0]
-    words = [Path(config.preset).stem, Path(corpus.rstrip("/*")).stem]
+    words = [Path(config.preset).stem, short_name(corpus)]
     clean = "-".join(w for w in (re.sub(r"[^\w.-]+", "-", word).strip("-.") for word in words) if w)
     return clean[:80] or "run"
 
@@ -324,10 +323,10 @@ def own_parts(config: RunConfig) -> tuple[RunConfig, dict[str, bytes]]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a log, without a last one that was cut short."""
-    if not path.exists():
-        return []
+    with one_line(f"read {path}"):
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows = []
-    for line in path.read_bytes().split(b"\n"):
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
@@ -350,11 +349,10 @@ def list_runs(out: Path | str) -> list[dict[str, Any]]:
     for folder in sorted(folders, key=lambda p: (p.stat().st_mtime, p.name)):
         run = Run(folder)
         try:
-            config = run.config()
+            config, metrics = run.config(), run.metrics()
         except UserError as error:
             rows.append({"name": folder.name, "path": str(folder), "error": str(error)})
             continue
-        metrics = run.metrics()
         best = best_row(metrics)
         rows.append(
             {

@@ -86,7 +86,10 @@ def windows(tokens: Tokens, batch: int, context: int, batching: str) -> Iterator
     """
     _check(tokens, batching)
     if len(tokens) < 2:
-        raise UserError(f"{tokens.source}: the {tokens.split} split has {len(tokens)} token; at least 2 are needed")
+        raise UserError(
+            f"{tokens.source}: the {tokens.split} split has {len(tokens)} token, at least 2 are needed; "
+            f"a larger data.{tokens.split} or a longer text would do"
+        )
     rows = _stream_rows(len(tokens), context) if batching == "stream" else _document_rows(tokens, context)
     packed = _packed(rows, context) if batching == "pack" else ([row] for row in rows)
     while chunk := list(islice(packed, batch)):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.errors import RunError
+from nanogpt.files import write_whole
 
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which an unfinished folder is taken for the rest of a process that was killed."""
@@ -87,21 +88,6 @@ def remember(key: str, make: Callable[[], Any]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     value = make()
     with suppress(OSError):
-        write_atomically(path, json.dumps(value))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(value).encode())
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide a run from the people it is shared with
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -30,6 +29,7 @@ from nanogpt.data.named import CORPORA, files_of
 from nanogpt.data.sources import sha256_of
 from nanogpt.data.text import line_end, looks_like_text
 from nanogpt.errors import UserError, nearest
+from nanogpt.files import short_name
 
 
 def open_corpus(config: DataConfig, carve_test: bool = False) -> Corpus:
@@ -62,7 +62,7 @@ def _own_file(path: Path, config: DataConfig) -> Corpus:
     lines = batching != "stream"
     parts = _by_position([path], config)
     return Corpus(
-        name=_name(str(path)),
+        name=short_name(str(path)),
         source=str(path),
         sha256=sha256_of(path),
         documents=lines,
@@ -79,7 +79,7 @@ def _own_files(items: Sequence[str], config: DataConfig) -> Corpus:
     stamp = [sha256_of(path) for path in paths]
     parts = _by_position(paths, config)
     return Corpus(
-        name="+".join(_name(item) for item in items[:3]) + ("+more" if len(items) > 3 else ""),
+        name="+".join(short_name(item) for item in items[:3]) + ("+more" if len(items) > 3 else ""),
         source=", ".join(items),
         sha256=stamp[0] if len(stamp) == 1 else hashlib.sha256(json.dumps(stamp).encode()).hexdigest(),
         documents=True,
@@ -87,12 +87,6 @@ def _own_files(items: Sequence[str], config: DataConfig) -> Corpus:
         rule=_position_rule(config) + ", a document a file",
         parts={name: files(segments) for name, segments in parts.items()},
     )
-
-
-def _name(item: str) -> str:
-    """A short name, fit for a folder: of `texts/**/*.md` it is `texts`."""
-    plain = [part for part in Path(item).expanduser().absolute().parts if not set(part) & set("*?[")]
-    return re.sub(r"[^\w.-]+", "-", Path(plain[-1]).stem) or "files"
 
 
 def _resolve(item: str) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nanogpt.config import DataConfig
 from nanogpt.data.text import Piece, between, in_pieces, read, whole
 from nanogpt.errors import UserError, nearest
+from nanogpt.runs import is_run
 
 HELD_OUT_BYTES = 250_000
 """Most bytes in val, and in test: an evaluation covers the whole split, so this bounds what each one costs."""
@@ -79,14 +80,14 @@ def by_position(
 
 
 def walk(root: Path, without: set[str]) -> list[Path]:
-    """Files below a folder, ordered by path; hidden files and folders are left out."""
+    """Files below a folder, ordered by path, without hidden ones and without runs: those change as they train."""
     found, folders = [], [root]
     while folders:
         for path in folders.pop().iterdir():
             if path.name.startswith(".") or path.name in without:
                 continue
             if path.is_dir() and not path.is_symlink():  # a link may lead back to where it lies
-                folders.append(path)
+                folders += [] if is_run(path) else [path]
             elif path.is_file():
                 found.append(path)
     return sorted(found)

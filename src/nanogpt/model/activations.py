@@ -1,7 +1,8 @@
 """Activations: what happens to each number alone, (..., n) -> (..., n).
 
 `gain` keeps the variance of a unit Gaussian through the activation and the matrix after it:
-1 / sqrt(E[f(z)^2]) (He et al. 2015; for tanh, PyTorch's customary 5/3 of a deep stack).
+1 / sqrt(E[f(z)^2]) (He et al. 2015). Two are PyTorch's convention instead: tanh's 5/3, and sigmoid's 1, where
+the formula gives 1.85. A user's activation without a gain has 1.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from nanogpt.model.ffn import FFNS
 from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Nothing, Part
-from nanogpt.parts import between, build
+from nanogpt.parts import between, build, field
 
 
 class Block(Part):
@@ -38,10 +38,13 @@ class Block(Part):
         between(0, 1, dropout=dropout)
         self.layer, self.dropout = layer, dropout
         given = {"dim": dim, "layer": layer, "n_layers": n_layers, "context": context}
-        self.mixer = build(MIXERS, mixer, **given)
-        self.ffn = build(FFNS, ffn, **given)
-        self.mixer_norm = self._norm(norm, dim, self.mixer)
-        self.ffn_norm = self._norm(norm, dim, self.ffn)
+        with field("model.mixer"):
+            self.mixer = build(MIXERS, mixer, **given)
+        with field("model.ffn"):
+            self.ffn = build(FFNS, ffn, **given)
+        with field("model.norm"):
+            self.mixer_norm = self._norm(norm, dim, self.mixer)
+            self.ffn_norm = self._norm(norm, dim, self.ffn)
 
     def _norm(self, norm: str, dim: int, branch: nn.Module) -> nn.Module:
         return build(NORMS, "none" if isinstance(branch, Nothing) else norm, dim=dim)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.linear import Linear
 from nanogpt.model.part import Flow, Nothing, Part
-from nanogpt.parts import at_least, build
+from nanogpt.parts import at_least, build, number
 
 
 class MLP(Part):
@@ -28,7 +28,7 @@ class MLP(Part):
         at_least(1, hidden=self.hidden)
         self.up = Linear(dim, self.hidden, bias=bias == "zeros")
         self.act = build(ACTIVATIONS, act, dim=self.hidden)
-        self.out = Linear(self.hidden, dim, bias=bias == "zeros", role="residual", gain=self.act.gain)
+        self.out = Linear(self.hidden, dim, bias=bias == "zeros", role="residual", gain=number(self.act, "gain", 1.0))
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         return self.out(self.act(self.up(x_BTD)))
@@ -58,7 +58,7 @@ class GLU(Part):
         self.gate = Linear(dim, self.hidden, bias=bias == "zeros")
         self.up = Linear(dim, self.hidden, bias=bias == "zeros")
         self.act = build(ACTIVATIONS, act, dim=self.hidden)
-        self.out = Linear(self.hidden, dim, bias=bias == "zeros", role="residual", gain=self.act.gain)
+        self.out = Linear(self.hidden, dim, bias=bias == "zeros", role="residual", gain=number(self.act, "gain", 1.0))
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         return self.out(self.act(self.gate(x_BTD)) * self.up(x_BTD))

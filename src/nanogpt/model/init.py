@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError, nearest
 from nanogpt.model.part import Part
-from nanogpt.parts import at_least, build
+from nanogpt.parts import at_least, build, number
 
 MATRICES = ("embedding", "position", "hidden", "residual", "head")
 VECTORS = ("bias", "scale")
@@ -58,7 +58,7 @@ def roles(model: nn.Module) -> dict[str, Role]:
             elif role not in (*MATRICES, *VECTORS):
                 raise UserError(f"parameter {name}: no role '{role}'{nearest(role, (*MATRICES, *VECTORS))}")
             else:
-                result[name] = Role(role, getattr(module, "gain", 1.0))
+                result[name] = Role(role, number(module, "gain", 1.0))
     return result
 
 
@@ -162,7 +162,8 @@ class Xavier(Fans):
 
 class ZeroOutput(Scheme):
     """Zeros for the head and for what writes to the stream: each block starts as the identity and every token is
-    equally likely. Zhang et al. 2019 (Fixup); Yang & Hu 2021 (muP). rest: the scheme of all other weights."""
+    equally likely. Zhang et al. 2019 (Fixup) for the branches; Yang et al. 2022 (Tensor Programs V, muTransfer) for
+    the head. rest: the scheme of all other weights."""
 
     def __init__(self, *, n_layers: int, rest: str = "kaiming") -> None:
         self.rest = build(SCHEMES, rest, n_layers=n_layers)

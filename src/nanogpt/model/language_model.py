@@ -5,35 +5,26 @@ tokens -> embed -> [block, block, ...] -> norm -> head -> logits
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
-from nanogpt.model.blocks import LAYOUTS
+from nanogpt.model.blocks import LAYOUTS, Block
 from nanogpt.model.ends import EMBEDS, HEADS
-from nanogpt.model.init import SCHEMES, initialise
+from nanogpt.model.init import SCHEMES, Scheme, initialise
 from nanogpt.model.init import roles as parameter_roles
 from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import IGNORED, OBJECTIVES
 from nanogpt.model.part import Cache, Flow, Part, flops
-from nanogpt.model.positions import POSITIONS
+from nanogpt.model.positions import POSITIONS, Position
+from nanogpt.model.rehearsal import rehearse
 from nanogpt.model.rules import check_compatible
-from nanogpt.parts import build
+from nanogpt.parts import build, field, is_users, must_be, number
 from nanogpt.spec import Spec, expand
-
-
-@contextmanager
-def field(name: str) -> Iterator[None]:
-    """Put the field's name before an error of one of its parts."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
 
 
 def per_layer(config: ModelConfig, name: str) -> list[Spec]:
@@ -71,19 +62,16 @@ class LanguageModel(nn.Module):
         with field("model.objective"):
             self.objective = build(OBJECTIVES, config.objective, **ends, n_layers=config.n_layers)
         with field("model.init"):
-            self.scheme = build(SCHEMES, config.init, dim=self.dim, n_layers=config.n_layers)
+            self.scheme = must_be(Scheme, build(SCHEMES, config.init, dim=self.dim, n_layers=config.n_layers))
         self._remembering: list[Any] = [m for m in self.modules() if hasattr(m, "new_state")]
         for slot, part in enumerate(self._remembering):
             part.slot = slot
         check_compatible(self)
 
     def _block(self, config: ModelConfig, layer: int, specs: dict[str, Spec]) -> Part:
-        parts, layout = {k: v for k, v in specs.items() if k != "layout"}, specs["layout"]
         given = {"dim": self.dim, "layer": layer, "n_layers": config.n_layers, "context": config.context}
-        try:
-            return build(LAYOUTS, layout, **given, **parts)
-        except UserError as error:
-            raise UserError(f"{_blame(parts, layout, given)}: {str(error).removeprefix(f'{layout.name}: ')}") from None
+        with field("model.layout"):
+            return must_be(Block, build(LAYOUTS, specs.pop("layout"), **given, **specs))
 
     def _positions(self, config: ModelConfig) -> tuple[nn.ModuleList, list[int]]:
         """One part for each distinct position; which one each layer has. Without layers one still places the tokens."""
@@ -91,12 +79,15 @@ class LanguageModel(nn.Module):
             specs = expand(config.position, max(1, config.n_layers))
         distinct = list(dict.fromkeys(map(str, specs)))
         of = [distinct.index(str(s)) for s in specs]
-        parts = nn.ModuleList()
+        parts, blocks = nn.ModuleList(), cast("list[Block]", list(self.blocks))
         with field("model.position"):
-            for number, text in enumerate(distinct):
-                mixers = [block.mixer for block in self.blocks if of[block.layer] == number]
-                sizes = {k: max((getattr(m, k, 0) for m in mixers), default=0) for k in ("heads", "head_dim")}
-                parts.append(build(POSITIONS, text, dim=self.dim, context=config.context, **sizes))
+            for which, text in enumerate(distinct):
+                mixers = [block.mixer for block in blocks if of[block.layer] == which]
+                sizes = {(number(m, "heads", 0), number(m, "head_dim", 0)) for m in mixers}
+                for heads, head_dim in sorted(sizes - {(0, 0)}) or [(0, 0)]:  # it must suit each, so each is tried
+                    given = {"dim": self.dim, "context": config.context, "heads": heads, "head_dim": head_dim}
+                    part = must_be(Position, build(POSITIONS, text, **given))
+                parts.append(part)
         return parts, of
 
     def initialise(self, seed: int) -> None:
@@ -118,6 +109,11 @@ class LanguageModel(nn.Module):
         if cache is not None and documents_BT is not None:
             raise UserError("a cache holds one document a row: documents and a cache cannot go together")
         seen: int | Tensor = 0 if cache is None else cache.length
+        if self.limit is not None and documents_BT is None and seen + tokens_BT.shape[1] > self.limit:
+            raise UserError(
+                f"{seen + tokens_BT.shape[1]} tokens are more than the {self.limit} positions of this model; "
+                f"nearest: the last {self.limit}"
+            )
         if cache is not None and (mask_BT is not None or cache.mask_BS is not None):
             seen = _remember_mask(cache, tokens_BT, mask_BT)
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
@@ -144,7 +140,7 @@ class LanguageModel(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
-        return self.head(hidden_BTD, self.embed.weight)
+        return self.head(hidden_BTD, getattr(self.embed, "weight", None))
 
     def forward(
         self,
@@ -205,17 +201,6 @@ class LanguageModel(nn.Module):
         return sum(flops(child, tokens, context) for child in self.children())
 
 
-def _blame(parts: dict[str, Spec], layout: Spec, given: dict[str, Any]) -> str:
-    """The field whose part cannot be built."""
-    for name, spec in parts.items():
-        without = {k: (v if k == name else Spec("none")) for k, v in parts.items()}
-        try:
-            build(LAYOUTS, Spec("pre"), **given, **without) if name != "norm" else build(NORMS, spec, dim=given["dim"])
-        except UserError:
-            return f"model.{name}"
-    return "model.layout"
-
-
 def _remember_mask(cache: Cache, tokens_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
     """Add the new columns to the cache's mask; return how many real tokens each row had before, (B, 1)."""
     B, T = tokens_BT.shape
@@ -237,12 +222,15 @@ def _starts(documents_BT: Tensor) -> Tensor:
 def resolve_model(config: ModelConfig) -> ModelConfig:
     """The same configuration with every layer's part and every knob written out.
 
-    Builds the model without memory; raises UserError as `LanguageModel` does. Resolving twice changes nothing.
+    Builds the model without memory, and runs it where it has parts of the user's; raises UserError as `LanguageModel`
+    and `rehearse` do. Resolving twice changes nothing.
     """
     with torch.device("meta"):
         if not config.n_layers:  # what no layer uses must be right all the same
             LanguageModel(config.model_copy(update={"n_layers": 1}))
         model = LanguageModel(config)
+        if any(map(is_users, model.modules())):
+            rehearse(model)
         with field("model.norm"):
             norms = [str(build(NORMS, spec, dim=model.dim).spec) for spec in expand(config.norm, config.n_layers)]
     blocks: list[Any] = list(model.blocks)

@@ -31,14 +31,25 @@ def _split(groups: Groups, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": params, "weight_decay": decay} for params, decay in both if params]
 
 
+LARGEST = 1e18
+"""Beyond it the product of two knobs would no longer be a float32, and torch would raise whatever it does then."""
+
+
+def _scales(**knobs: float) -> None:
+    """Refuse factors that are negative or beyond all reason."""
+    at_least(0, **knobs)
+    for name, value in knobs.items():
+        if value > LARGEST:
+            raise UserError(f"{name}={value} must be at most {LARGEST}; nearest: {LARGEST}")
+
+
 class SGD:
     """Gradient descent, with momentum: `sgd(lr=0.1, momentum=0.9, form=nesterov)`."""
 
     def __init__(self, *, lr: float = 0.1, momentum: float = 0.0, form: Literal["classic", "nesterov"] = "classic",
                  weight_decay: float = 0.0) -> None:  # fmt: skip
-        at_least(0, lr=lr)
+        _scales(lr=lr, weight_decay=weight_decay)
         between(0, 1, momentum=momentum)
-        at_least(0, weight_decay=weight_decay)
         if form == "nesterov" and not momentum:
             raise UserError("form=nesterov looks ahead along the momentum: it needs momentum, as in momentum=0.9")
         self.lr, self.momentum, self.form, self.weight_decay = lr, momentum, form, weight_decay
@@ -54,9 +65,8 @@ class RMSProp:
 
     def __init__(self, *, lr: float = 1e-3, decay: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
                  weight_decay: float = 0.0) -> None:  # fmt: skip
-        at_least(0, lr=lr, eps=eps)
+        _scales(lr=lr, eps=eps, weight_decay=weight_decay)
         between(0, 1, decay=decay, momentum=momentum)
-        at_least(0, weight_decay=weight_decay)
         self.lr, self.decay, self.eps, self.momentum, self.weight_decay = lr, decay, eps, momentum, weight_decay
 
     def make(self, groups: Groups) -> list[Optimizer]:
@@ -72,9 +82,8 @@ class Adam:
 
     def __init__(self, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
                  weight_decay: float = 0.0) -> None:  # fmt: skip
-        at_least(0, lr=lr, eps=eps)
+        _scales(lr=lr, eps=eps, weight_decay=weight_decay)
         between(0, 1, beta1=beta1, beta2=beta2)
-        at_least(0, weight_decay=weight_decay)
         self.lr, self.beta1, self.beta2, self.eps, self.weight_decay = lr, beta1, beta2, eps, weight_decay
 
     def make(self, groups: Groups) -> list[Optimizer]:
@@ -111,7 +120,7 @@ class Muon:
         scale: Literal["original", "moonlight"] = "original",
         rest: str = "adamw(lr=0.003, weight_decay=0.0)",
     ) -> None:
-        at_least(0, lr=lr, weight_decay=weight_decay)
+        _scales(lr=lr, weight_decay=weight_decay)
         between(0, 1, momentum=momentum)
         at_least(1, ns_steps=ns_steps)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt.data.cache import write_atomically
 from nanogpt.data.text import PIECE, cut
 from nanogpt.errors import UserError
+from nanogpt.files import write_whole
 
 EOT = "<|endoftext|>"
 REPLACEMENT = "\ufffd"
@@ -57,7 +57,9 @@ class Tokenizer(ABC):
 
     def save(self, path: Path | str) -> None:
         """Write tokenizer.json."""
-        write_atomically(Path(path), self.json)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.json.encode())
 
 
 def _refuse_surrogates(text: str) -> None:

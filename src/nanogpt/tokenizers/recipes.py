@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from nanogpt.data.cache import cache_folder, key_of, publish, write_atomically
+from nanogpt.data.cache import cache_folder, key_of, publish
 from nanogpt.data.corpora import Corpus
 from nanogpt.errors import UserError, nearest
+from nanogpt.files import write_whole
 from nanogpt.parts import build
 from nanogpt.spec import Spec, parse
 from nanogpt.tokenizers.base import Tokenizer
@@ -176,7 +177,7 @@ def tokenizer_for(text: str | Spec, corpus: Corpus) -> Tokenizer:
 
 def _cached(name: str, make: Callable[[], str]) -> str:
     def fill(temporary: Path) -> None:
-        write_atomically(temporary / "tokenizer.json", make())
+        write_whole(temporary / "tokenizer.json", make().encode())
 
     folder = cache_folder() / "tokenizers" / name
     publish(folder, fill, lambda f: (f / "tokenizer.json").is_file())

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanogpt.errors import RunError
-from nanogpt.runs import Run, as_json, step_of, sync_folder
+from nanogpt.files import LEFT_OVER, sync_folder
+from nanogpt.runs import CHECKPOINTS, Run, as_json, digest_of, step_of
+from nanogpt.training.nonfinite import HINT, first_bad_parameter
 
 MODEL, STATE, FACTS = "model.safetensors", "state.safetensors", "state.json"
 
@@ -67,7 +69,9 @@ def full_disk_is_one_line(run: Run) -> Iterator[None]:
 
 def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Optimizer]) -> Path:
     """Write a checkpoint, then remove those that are neither it nor the best."""
-    folder = run.path / "checkpoints"
+    if bad := first_bad_parameter(model):
+        raise RunError(f"{bad} is not finite after step {progress.step}: not saved; {kept(run)}; {HINT}")
+    folder = run.path / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     beside = folder / f".{secrets.token_hex(4)}"
     beside.mkdir()
@@ -78,7 +82,7 @@ def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Op
             STATE: _write(beside / STATE, save_tensors(_on_cpu(state))),
         }
         facts = {**asdict(progress), "optimizer": scalars, "sha256": digests}
-        _write(beside / FACTS, as_json({**facts, "self": _digest_of(facts)}))
+        _write(beside / FACTS, as_json({**facts, "self": digest_of(facts)}))
         sync_folder(beside)
         path = folder / f"step-{progress.step:06d}"
         beside.rename(path)
@@ -87,6 +91,12 @@ def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Op
         shutil.rmtree(beside, ignore_errors=True)
     prune(run, keep={progress.step, progress.best_step})
     return path
+
+
+def kept(run: Run) -> str:
+    """What of a run that has to stop is still good."""
+    last = run.last()
+    return f"{last.name} is kept" if last else "no checkpoint had been written"
 
 
 def prune(run: Run, keep: set[int]) -> None:
@@ -100,8 +110,10 @@ def prune(run: Run, keep: set[int]) -> None:
 
 def clean(run: Run) -> None:
     """Remove what a killed process left half-written."""
-    for folder in (run.path, run.path / "checkpoints"):
+    for folder in (run.path, run.path / CHECKPOINTS):
         for left in folder.glob(".*") if folder.is_dir() else []:
+            if not LEFT_OVER.fullmatch(left.name):  # the user's, as .git
+                continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
@@ -152,7 +164,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
         wanted = facts.pop("self")
     except (ValueError, KeyError, AttributeError, TypeError):
         raise _Damaged(FACTS, "cannot be read as it was written") from None
-    if wanted != _digest_of(facts):
+    if wanted != digest_of(facts):
         raise _Damaged(FACTS, "is not what was written (its sha256 differs: altered)")
     return facts
 
@@ -189,16 +201,17 @@ def _write(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digest_of(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Fill a model. RunError naming the first tensor that does not fit."""
+    check_fit(model, weights, source)
+    model.load_state_dict(dict(weights))
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     own = model.state_dict()
     for name in sorted(own.keys() | weights.keys()):
         if name not in weights:
@@ -207,7 +220,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
             raise RunError(f"{source} has '{name}', which the model has not")
         if own[name].shape != weights[name].shape:
             raise RunError(f"{source}: '{name}' is {list(weights[name].shape)}, the model's is {list(own[name].shape)}")
-    model.load_state_dict(dict(weights))
 
 
 def optimizer_state(

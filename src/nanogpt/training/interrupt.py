@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
+
+from nanogpt.training.world import is_main
 
 
 class Interrupt:
@@ -19,6 +23,9 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        if is_main():
+            with suppress(OSError):  # not print: a signal may come in the middle of one
+                os.write(2, b"\nfinishing this step, then saving; Ctrl-C again quits now\n")
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # only there can signals be caught

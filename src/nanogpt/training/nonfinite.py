@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+HINT = "a lower optim.optimizer.lr or a longer warm-up usually helps"
+
 
 def _finite(value: Any) -> bool:
     if isinstance(value, Tensor):
@@ -40,6 +42,11 @@ def first_bad_module(model: nn.Module, forward: Callable[[], Any]) -> str | None
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def first_bad_parameter(model: nn.Module) -> str | None:
+    """Name of the first parameter that is not finite; None where all are."""
+    return next((name for name, p in model.named_parameters() if not _finite(p)), None)
 
 
 def first_bad_gradient(model: nn.Module) -> str | None:

@@ -6,10 +6,11 @@ Both are listeners: functions of (event, facts) that the trainer calls. Events: 
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -55,34 +56,50 @@ class Pace:
         return duration(self.per_step * (steps - row["step"]))
 
 
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)  # a log is read as it grows
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of it when it exits
+        raise
+
+
 class Lines:
     """Plain lines: for logs, pipes and tests."""
 
     def __init__(self, out: Callable[[str], None] | None = None) -> None:
-        self.out = out or partial(print, flush=True)  # a log is read as it grows
+        self.out = out or _print
         self.pace = Pace()
         self.steps = self.said_step = 0
         self.said_at = 0.0
 
+    def _say(self, text: str) -> None:
+        try:
+            self.out(text)
+        except UnicodeEncodeError:  # a sample in letters that this output has not
+            self.out(text.encode("ascii", "replace").decode())
+        except (BrokenPipeError, ValueError):  # nobody reads any more, as after `| head`: no reason to stop training
+            self.out = lambda text: None
+
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         if event == "card":
-            self.out("\n".join(facts["lines"]))
+            self._say("\n".join(facts["lines"]))
         elif event == "start":
             self.steps, self.said_step = facts["steps"], facts["step"]
         elif event == "step":
             self.pace.add(facts)
             self._step(facts)
         elif event == "sample":
-            self.out(f"--- sample at step {facts['step']}\n{facts['text']}\n---")
+            self._say(f"--- sample at step {facts['step']}\n{facts['text']}\n---")
         elif event == "note":
-            self.out(facts["text"])
+            self._say(facts["text"])
 
     def _step(self, row: Mapping[str, Any]) -> None:
         step, now = row["step"], time.monotonic()
         due = (step - self.said_step >= self.steps / 50 and now - self.said_at > SELDOM) or now - self.said_at > OFTEN
         if due or "val/loss" in row or step == self.steps:
             self.said_step, self.said_at = step, now
-            self.out(line(row, self.steps, self.pace))
+            self._say(line(row, self.steps, self.pace))
 
 
 def line(row: Mapping[str, Any], steps: int, pace: Pace) -> str:
@@ -143,4 +160,4 @@ def listener(quiet: bool) -> Listener:
     if quiet:
         return lambda event, facts: None
     console = Console()
-    return Display(console) if console.is_terminal else Lines(lambda text: print(text, flush=True))
+    return Display(console) if console.is_terminal else Lines()

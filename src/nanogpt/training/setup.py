@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from nanogpt.config import RunConfig
 from nanogpt.cost import Cost, cost
+from nanogpt.data.batches import windows
 from nanogpt.data.corpora import Corpus, open_corpus
 from nanogpt.data.shards import Tokens
 from nanogpt.data.shards import prepare as prepare_tokens
@@ -78,6 +79,7 @@ def prepare(run: Run, config: RunConfig, world: World) -> Material:
         tokenizer = _tokenizer(run, config, corpus)
         _check_same(run, corpus, tokenizer)
         splits = prepare_tokens(corpus, tokenizer, corpus.batching)
+        next(windows(splits["val"], 1, config.model.context, corpus.batching))  # refused now, not after the first steps
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     if vocab_size < tokenizer.vocab_size:
         raise UserError(
@@ -130,6 +132,8 @@ def _tokenizer(run: Run, config: RunConfig, corpus: Corpus) -> Tokenizer:
 def _check_same(run: Run, corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Refuse to go on with another text or another tokenizer than the run began with."""
     before = run.environment()
+    if before and before.get("corpus_rule", corpus.rule) != corpus.rule:  # the same bytes under another name
+        raise UserError(f"{run.path}: the corpus would be split by another rule than the run's: {corpus.rule}")
     for what, now in (("corpus", corpus.sha256), ("tokenizer", tokenizer.fingerprint)):
         key = f"{what}_sha256"
         if before and before.get(key) != now:
@@ -154,6 +158,7 @@ def _environment(run: Run, corpus: Corpus, tokenizer: Tokenizer, chosen: Machine
     facts = {
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
+        "corpus_rule": corpus.rule,
         "documents": corpus.documents,
         "tokenizer_sha256": tokenizer.fingerprint,
     }

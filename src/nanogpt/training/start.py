@@ -7,6 +7,7 @@ from pathlib import Path
 from nanogpt.config import RunConfig
 from nanogpt.data.corpora import placed
 from nanogpt.errors import UserError
+from nanogpt.files import one_line
 from nanogpt.runs import Run, as_json
 from nanogpt.tokenizers import resolve_tokenizer
 
@@ -27,6 +28,7 @@ def start(
                 f"tokenizer={ours}: the weights of {source} know the tokens of tokenizer={theirs}, and no others"
             )
         files["origin.json"] = as_json({"run": str(found.path.resolve()), "checkpoint": best.name})
-        files["tokenizer.json"] = found.tokenizer_path.read_bytes()
+        with one_line(f"read {found.tokenizer_path}"):
+            files["tokenizer.json"] = found.tokenizer_path.read_bytes()
     config = config.model_copy(update={"data": placed(config.data)})
     return Run.create(out, name, config, files=files)

@@ -28,7 +28,7 @@ from nanogpt.training.card import card, memory
 from nanogpt.training.checkpoint import Checkpoint, Progress, full_disk_is_one_line
 from nanogpt.training.evaluate import Evaluation, evaluate, to_device
 from nanogpt.training.interrupt import Interrupt
-from nanogpt.training.nonfinite import first_bad_gradient, first_bad_module
+from nanogpt.training.nonfinite import HINT, first_bad_gradient, first_bad_module
 from nanogpt.training.progress import Listener
 from nanogpt.training.setup import Material, build_model, step_seed
 from nanogpt.training.world import World
@@ -84,9 +84,12 @@ class Trainer:
 
     def go(self) -> Summary:
         """Train to the end, or until someone asks to stop."""
-        if self.progress.step == self.steps or self.stopped_early:
-            self.say("note", text=f"all {self.progress.step} steps are taken; train.steps={2 * self.steps} would go on")
-            return self._summary("stopped early" if self.stopped_early else "finished")
+        if self.progress.step == self.steps:
+            self.say("note", text=f"all {self.steps} steps are taken; go on with train.steps={2 * self.steps}")
+            return self._summary("finished")
+        if self.stopped_early:
+            self.say("note", text=f"stopped early at step {self.progress.step}; go on with train.patience=0")
+            return self._summary("stopped early")
         with full_disk_is_one_line(self.run), Interrupt() as interrupt:
             used = memory(self.config, self.model, self.optimizers)
             self.say("card", lines=card(self.config, self.material.cost, used, self.machine, self.progress.step))
@@ -142,7 +145,7 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         values = self._numbers(terms, norm)
         if not all(map(math.isfinite, values.values())):
-            raise self._not_finite(batch, number, values)
+            raise self._diverged(batch, number, values)
         if self.config.optim.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.clip, norm)
         for optimizer in self.optimizers:
@@ -206,8 +209,7 @@ class Trainer:
             "step_tokens": scored,
         }
 
-    def _not_finite(self, batch: Batch, number: int, values: Mapping[str, float]) -> RunError:
-        """Say where it happened: the batch is run again, uncompiled, and every module's output watched."""
+    def _diverged(self, batch: Batch, number: int, values: Mapping[str, float]) -> RunError:
         what = "the loss" if not math.isfinite(values["loss"]) else "the gradient"
         gradient = first_bad_gradient(self.model)
 
@@ -217,6 +219,10 @@ class Trainer:
                 with self.machine.autocast():
                     self.model.losses(*inputs)  # type: ignore[arg-type]
 
+        return self._not_finite(f"{what} is not finite in step {number + 1}", forward, gradient)
+
+    def _not_finite(self, what: str, forward: Callable[[], Any], gradient: str | None = None) -> RunError:
+        """Say where it happened: what was computed is run again, uncompiled, and every module's output watched."""
         module = first_bad_module(self.model, forward)
         if module:
             where = f"the first module whose output is not finite is {module}"
@@ -224,10 +230,7 @@ class Trainer:
             where = f"all outputs are finite; the first gradient that is not is of {gradient}"
         else:
             where = "every module's output is finite: it is the loss itself"
-        last = self.run.last()
-        kept = f"{last.name} is kept" if last else "no checkpoint had been written"
-        hint = "a lower optim.optimizer.lr or a longer warm-up usually helps"
-        return RunError(f"{what} is not finite in step {number + 1}: {where}; {kept}; {hint}")
+        return RunError(f"{what}: {where}; {checkpoints.kept(self.run)}; {HINT}")
 
     # ---- now and then
 
@@ -239,9 +242,7 @@ class Trainer:
         """Add the validation loss to a row; whether it is the best one so far."""
         found = self.evaluate()
         if not math.isfinite(found.loss):
-            raise RunError(
-                f"the validation loss is not finite after step {self.progress.step}; a lower optim.optimizer.lr helps"
-            )
+            raise self._not_finite(f"the validation loss is not finite after step {self.progress.step}", self.evaluate)
         row |= {"val/loss": found.loss, "val/bpb": found.bpb}
         self.progress.val_loss = found.loss
         better = self.progress.best_loss is None or found.loss < self.progress.best_loss
