@@ -53,7 +53,7 @@ def test_load_is_what_was_trained(tmp_path: Path) -> None:
     assert loaded.sample("the ", tokens=20, temperature=0) == loaded.sample(["the ", "q"], tokens=20, temperature=0)[0]
     again, other = loaded.sample(["the ", "the "], tokens=30)
     assert again != other  # two samples of one prompt are two
-    with pytest.raises(UserError, match="--split tset: .*train, val"):
+    with pytest.raises(UserError, match=r"--split tset: .*train, val"):
         loaded.evaluate("tset")
 
 
@@ -69,7 +69,7 @@ def test_a_tokenizer_that_was_exchanged_is_refused(tmp_path: Path) -> None:
     run = trained(tmp_path)
     text = run.tokenizer_path.read_text()
     run.tokenizer_path.write_text(text.replace('"q"', '"Q"'))
-    with pytest.raises(RunError, match="tokenizer.json"):
+    with pytest.raises(RunError, match=r"tokenizer.json"):
         ng.load(run)
 
 
