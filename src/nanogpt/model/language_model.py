@@ -54,6 +54,9 @@ class LanguageModel(nn.Module):
             for layer in (range(config.n_layers) if only is None else only)
         )
         self.position, self._position_of = self._positions(config)
+        limits: list[int] = [p.limit for p in list[Any](self.position) if p.limit is not None]
+        self.limit = min(limits, default=None)
+        """The most tokens that the positions can tell apart; None where there is no end."""
         last_norm = layers["norm"][-1] if self.blocks and self.blocks[-1].final_norm else "none"
         with field("model.norm"):
             self.norm = build(NORMS, last_norm, dim=self.dim)
@@ -189,12 +192,6 @@ class LanguageModel(nn.Module):
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty memory for `batch` rows of at most `capacity` tokens."""
         return Cache([part.new_state(batch, capacity) for part in self._remembering], capacity)
-
-    @property
-    def limit(self) -> int | None:
-        """The most tokens that the positions can tell apart; None where there is no end."""
-        parts: list[Any] = list(self.position)
-        return min((p.limit for p in parts if p.limit is not None), default=None)
 
     def flops(self, tokens: int, context: int) -> float:
         """Floating-point operations of a forward pass over `tokens` tokens in windows of `context`."""
