@@ -168,10 +168,12 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     process = context.Process(target=hold, args=(ready,))
     process.start()
     ready.wait()
+    with pytest.raises(UserError, match="another process"), run.held():
+        pass
     process.kill()
     process.join()
     with run.held():
-        pass
+        assert process.exitcode == -9
 
 
 def test_discarding_removes_only_what_holds_no_work(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from nanogpt.data.text import PIECE
 from nanogpt.errors import UserError
 from nanogpt.tokenizers import (
     EOT,
-    TextStream,
     Tokenizer,
     check_tokenizer,
     load_tokenizer,
@@ -140,23 +139,6 @@ def test_decoding_never_raises(ids: list[int]) -> None:
 def test_half_a_character_is_a_replacement_character() -> None:
     assert made("byte").decode([0x61, 0xE4, 0xB8]) == "a\ufffd"
     assert made("bpe(vocab_size=257)").decode(made("bpe(vocab_size=257)").encode("世")[:2]) == "\ufffd"
-
-
-@pytest.mark.parametrize("key", BYTE_LEVEL, ids=str)
-@given(ANY_TEXT)
-def test_streamed_text_is_the_text(key: tuple[str, bool], text: str) -> None:
-    stream = TextStream(BYTE_LEVEL[key])
-    pieces = [stream.push(i) for i in BYTE_LEVEL[key].encode(text)]
-    assert "".join(pieces) + stream.flush() == text
-    if "\ufffd" not in text:  # a character is never shown before it is whole
-        assert not any("\ufffd" in piece for piece in pieces)
-
-
-def test_a_cut_stream_flushes_what_it_held_back() -> None:
-    stream = TextStream(made("byte"))
-    assert [stream.push(i) for i in "a世".encode()[:3]] == ["a", "", ""]
-    assert stream.flush() == "\ufffd"
-    assert stream.flush() == ""
 
 
 def test_a_long_text_is_encoded_in_pieces_like_as_a_whole() -> None:

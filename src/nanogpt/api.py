@@ -111,7 +111,7 @@ class Loaded:
 
     def evaluate(self, split: str = "val") -> dict[str, float]:
         """Nats per token and bits per byte on a whole split, as training computes them."""
-        corpus = open_corpus(self.config.data, carve_test=False)
+        corpus = open_corpus(self.config.data)
         if corpus.sha256 != self.run.environment().get("corpus_sha256", corpus.sha256):
             raise UserError(
                 f"{self.run.path}: {corpus.name} is not the text that this run was trained on (its sha256 differs)"

@@ -1,6 +1,6 @@
 """Tokenizers: one id a character, one a byte, byte-level BPE, OpenAI's vocabularies, any tokenizer.json."""
 
-from nanogpt.tokenizers.base import EOT, TextStream, Tokenizer
+from nanogpt.tokenizers.base import EOT, Tokenizer
 from nanogpt.tokenizers.recipes import (
     TOKENIZERS,
     check_tokenizer,
@@ -14,7 +14,6 @@ from nanogpt.tokenizers.recipes import (
 __all__ = [
     "EOT",
     "TOKENIZERS",
-    "TextStream",
     "Tokenizer",
     "check_tokenizer",
     "expected_size",

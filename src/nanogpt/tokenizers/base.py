@@ -70,33 +70,3 @@ def _refuse_surrogates(text: str) -> None:
             f"character {error.start} of the text is half a surrogate pair (U+{ord(text[error.start]):04X}), "
             "which is not a character; the text was not decoded as UTF-8"
         ) from None
-
-
-class TextStream:
-    """Text as it is being generated: what `push` and `flush` return, joined, is the decoded text.
-
-    A character spread over several tokens comes with its last one.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.ids: list[int] = []
-        self.shown, self.read = 0, 0
-
-    def push(self, token: int) -> str:
-        """The text that this token completes; often a word, sometimes nothing."""
-        self.ids.append(int(token))
-        # Decoding from the last shown token on, not from the newest: some decoders drop a leading space.
-        before = self.tokenizer.decode(self.ids[self.shown : self.read])
-        text = self.tokenizer.decode(self.ids[self.shown :])
-        if text.endswith(REPLACEMENT) or len(text) <= len(before):
-            return ""
-        self.shown, self.read = self.read, len(self.ids)
-        return text[len(before) :]
-
-    def flush(self) -> str:
-        """What was held back at the end."""
-        before = self.tokenizer.decode(self.ids[self.shown : self.read])
-        text = self.tokenizer.decode(self.ids[self.shown :])
-        self.shown, self.read = self.read, len(self.ids)
-        return text[len(before) :]
