@@ -157,7 +157,7 @@ def _unknown(key: str) -> UserError:
 def presets() -> dict[str, Path]:
     """Name -> TOML file of every preset that comes with nanogpt."""
     folder = Path(str(resources.files("nanogpt") / "presets"))
-    return {p.stem: p for p in sorted(folder.glob("*.toml"))}
+    return {p.stem: p for p in sorted(folder.rglob("*.toml"), key=lambda path: path.stem)}
 
 
 def read_preset(name: str) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+"""The command line: the one place that connects everything. torch is imported only by the commands that need it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+
+import typer
+
+from nanogpt.cli import machine, models, runs, training  # noqa: F401  (each adds its commands)
+from nanogpt.cli.base import app
+from nanogpt.errors import UserError
+
+
+def main() -> None:
+    """The entry point. What the user can mend is one line on stderr; the exit status says whose move it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console that lacks a character shows it in another way
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = app(standalone_mode=False)
+    except UserError as error:
+        print(f"nanogpt: {error}", file=sys.stderr)
+        status = error.status
+    except (typer.Abort, KeyboardInterrupt):
+        status = 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        print(f"nanogpt: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        status = 1
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # only what the command line's own parser refuses has it
+            raise
+        print(f"nanogpt: {error.format_message()} (nanogpt --help)", file=sys.stderr)
+        status = 2
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,199 @@
+"""nanogpt train, sample, eval, data."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt.cli.base import Checkpoint, Json, Overrides, RunPath, app, print_json, show_table, split_arguments, table
+from nanogpt.errors import UserError
+
+if TYPE_CHECKING:
+    from nanogpt.training.trainer import Summary
+
+SAMPLES, SAMPLE_TOKENS = 3, 120
+"""What a run shows of itself when it has ended."""
+
+
+@app.command()
+def train(
+    arguments: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Name of the run; by default preset and corpus.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run where it stopped.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Start from the weights of this run.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only how it ended.")] = False,
+) -> int:
+    """Train a model.
+
+    PRESET is modern (the default), llama, gpt2, gpt, bigram, or a .toml file of your own. Any setting can be changed:
+    a part is written name(knob=value), and your own part my_parts.py:Mine(knob=value).
+
+    \b
+    nanogpt train
+    nanogpt train gpt data.corpus=shakespeare train.steps=500
+    nanogpt train data.corpus=my_notes.txt tokenizer=char model.ffn=geglu
+    nanogpt train model.ffn="my_parts.py:Mine(hidden=256)" --name mine
+    nanogpt train model.mixer.heads=8 optim.optimizer="adamw(lr=1e-3)"
+    nanogpt train --resume runs/mine train.steps=1000
+
+    nanogpt show --parts lists all parts and their knobs; nanogpt show --settings all settings.
+    """
+    preset, overrides = split_arguments(arguments)
+    from nanogpt.config import DEFAULT_PRESET, compose
+    from nanogpt.training.start import start
+    from nanogpt.training.world import is_main
+
+    if resume is not None:
+        if preset or source or name:
+            raise UserError("--resume goes on with a run as it was: no preset, --name or --from with it")
+        from nanogpt.training.loop import resume as go_on
+
+        return _report(go_on(resume, overrides, quiet=quiet, sampler=_sampler()))
+    config = compose(preset or DEFAULT_PRESET, overrides)
+    # Before torch is imported: killed from here on, it can be resumed. Of several processes only the first makes it.
+    run = start(config, out=out, name=name, source=source) if is_main() else None
+    from nanogpt.training import loop
+
+    return _report(loop.train(config, run=run, quiet=quiet, sampler=_sampler()))
+
+
+def _sampler() -> Any:
+    from nanogpt.api import write_while_training
+
+    return write_while_training
+
+
+def _report(summary: Summary) -> int:
+    """How training ended: the loss, what the model writes, where it lies, what to type next."""
+    from nanogpt.api import load
+    from nanogpt.runs import best_row
+    from nanogpt.training.world import is_main
+
+    run, row = summary.run.path, summary.row
+    if summary.ending == "interrupted":
+        print(f"\nstopped after step {summary.step} of {summary.steps}; go on with: nanogpt train --resume {run}")
+        return 130
+    if not is_main() or not row:
+        return 0
+    for number, text in enumerate(load(summary.run).sample([""] * SAMPLES, tokens=SAMPLE_TOKENS, temperature=0.8), 1):
+        print(f"\n--- sample {number}\n{text.strip()}")
+    print()
+    early = f" (stopped early, after step {summary.step})" if summary.ending == "stopped early" else ""
+    print(f"validation loss: {row['val/loss']:.4f} nats per token, {row['val/bpb']:.4f} bits per byte{early}")
+    best = best_row(summary.run.metrics())
+    if best["step"] < row["step"]:
+        print(f"best was {best['val/loss']:.4f} after step {best['step']}: sample and eval take that one")
+    print(f"the run: {run}")
+    path = shlex.quote(str(run))
+    more = f"train.steps={2 * summary.steps}" + (" train.patience=0" if early else "")
+    print("next:")
+    print(f"  nanogpt sample {path} --tokens 200")
+    print(f"  nanogpt eval {path}")
+    print(f"  nanogpt train --resume {path} {more}")
+    print("  nanogpt train model.ffn=geglu data.corpus=FILE    (another part, a text of your own)")
+    print("  nanogpt show --parts                              (all the parts there are)")
+    return 0
+
+
+@app.command()
+def sample(
+    run: RunPath,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; several make a batch.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that add up to p.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Only tokens at least p times as likely as the likeliest.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples of each prompt.")] = 1,
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Let a run write.
+
+    \b
+    nanogpt sample runs/modern-python --prompt "def main(" --tokens 200
+    nanogpt sample runs/names --temperature 1 --count 10
+    nanogpt sample runs/mine --prompt "To be" --temperature 0 --json
+    """
+    from nanogpt.api import load
+    from nanogpt.generate import Sampling
+
+    how = Sampling(temperature, top_k, top_p, min_p, seed)
+    loaded = load(run, checkpoint)
+    prompts = [p for p in prompt or [""] for _ in range(count)]
+    texts = loaded.sample(prompts, tokens=tokens, how=how, stop=stop or [])
+    if json:
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+        samples = [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
+        print_json({"run": str(run), "step": loaded.step, **settings, "samples": samples})
+        return
+    print("\n---\n".join(p + text for p, text in zip(prompts, texts, strict=True)))
+
+
+@app.command(name="eval")
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Score a run on a whole split: nats per token, bits per byte.
+
+    \b
+    nanogpt eval runs/modern-python
+    nanogpt eval runs/modern-python --split test --checkpoint last --json
+    """
+    from nanogpt.api import load
+
+    loaded = load(run, checkpoint)
+    score = loaded.evaluate(split)
+    result = {"run": str(run), "step": loaded.step, "split": split, **score}
+    if json:
+        print_json(result)
+    else:
+        print(f"{run} step {loaded.step} {split}: {score['loss']:.4f} nats per token, {score['bpb']:.4f} bits per byte "
+              f"({score['tokens']:,} tokens, perplexity {score['perplexity']:.2f})")  # fmt: skip
+
+
+@app.command()
+def data(
+    corpus: Annotated[
+        list[str], typer.Argument(help="python, shakespeare, names, tinystories, files, folders, globs.")
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="char, byte, bpe(vocab_size=2048), gpt2, a tokenizer.json ...")
+    ] = "byte",
+    batching: Annotated[str, typer.Option(help="auto, stream, pad or pack.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Look at a text as a model will: splits, tokens, bytes per token. What is prepared is kept for training.
+
+    \b
+    nanogpt data python --tokenizer "bpe(vocab_size=2048)"
+    nanogpt data names --tokenizer char
+    nanogpt data notes/ letters/*.txt --json
+    """
+    from nanogpt.api import prepare
+    from nanogpt.config import validate
+
+    sections = {"data": {"corpus": corpus if len(corpus) > 1 else corpus[0], "batching": batching}}
+    config = validate({**sections, "tokenizer": tokenizer, "model": {"dim": 1, "n_layers": 0, "context": 1}})
+    summary = prepare(config)
+    if json:
+        print_json(summary)
+        return
+    splits, text = summary.pop("splits"), summary.pop("sample")
+    for key, value in summary.items():
+        shown = f"{value:,}" if type(value) is int else value
+        print(f"{key.replace('_', ' '):>16}  {shown}")
+    rows = table("split", "#bytes", "#tokens", "#documents")
+    for key, row in splits.items():
+        rows.add_row(key, f"{row['bytes']:,}", f"{row['tokens']:,}", f"{row['documents'] or 1:,}")
+    show_table(rows)
+    print(text)
