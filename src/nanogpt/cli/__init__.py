@@ -8,9 +8,23 @@ from io import TextIOWrapper
 
 import typer
 
-from nanogpt.cli import machine, models, runs, training  # noqa: F401  (each adds its commands)
 from nanogpt.cli.base import app
+from nanogpt.cli.machine import doctor
+from nanogpt.cli.models import show
+from nanogpt.cli.runs import runs
+from nanogpt.cli.training import data, evaluate, sample, train
 from nanogpt.errors import UserError
+
+for name, command in {
+    "train": train,
+    "sample": sample,
+    "eval": evaluate,
+    "show": show,
+    "runs": runs,
+    "data": data,
+    "doctor": doctor,
+}.items():
+    app.command(name=name)(command)
 
 
 def main() -> None:

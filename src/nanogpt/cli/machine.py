@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from nanogpt.cli.base import Json, app, print_json, show_table, table
+from nanogpt.cli.base import Json, print_json, show_table, table
 
 
-@app.command()
 def doctor(json: Json = False) -> None:
     """Examine this machine: devices, cores, the rate of matrix products, one training step on each device.
 

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt.cli.base import Json, Overrides, app, print_json, show_table, split_arguments, table
+from nanogpt.cli.base import Json, Overrides, print_json, show_table, split_arguments, table
 
 
-@app.command()
 def show(
     arguments: Overrides = None,
     parts: Annotated[bool, typer.Option("--parts", help="List every part and its knobs.")] = False,

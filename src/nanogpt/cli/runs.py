@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt.cli.base import Json, app, print_json, show_table, table
+from nanogpt.cli.base import Json, print_json, show_table, table
 from nanogpt.errors import UserError
 
 
-@app.command()
 def runs(
     two: Annotated[list[Path] | None, typer.Argument(metavar="[RUN RUN]", help="Two runs, to compare.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt.cli.base import Checkpoint, Json, Overrides, RunPath, app, print_json, show_table, split_arguments, table
+from nanogpt.cli.base import Checkpoint, Json, Overrides, RunPath, print_json, show_table, split_arguments, table
 from nanogpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ SAMPLES, SAMPLE_TOKENS = 3, 120
 """What a run shows of itself when it has ended."""
 
 
-@app.command()
 def train(
     arguments: Overrides = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
@@ -99,7 +98,6 @@ def _report(summary: Summary) -> int:
     return 0
 
 
-@app.command()
 def sample(
     run: RunPath,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; several make a batch.")] = None,
@@ -136,7 +134,6 @@ def sample(
     print("\n---\n".join(p + text for p, text in zip(prompts, texts, strict=True)))
 
 
-@app.command(name="eval")
 def evaluate(
     run: RunPath,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
@@ -161,7 +158,6 @@ def evaluate(
               f"({score['tokens']:,} tokens, perplexity {score['perplexity']:.2f})")  # fmt: skip
 
 
-@app.command()
 def data(
     corpus: Annotated[
         list[str], typer.Argument(help="python, shakespeare, names, tinystories, files, folders, globs.")
