@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nanogpt train
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every test shares: where real data lies, a cache of its own, two threads."""
+"""What every test shares: where real data lies, a cache of its own, a core of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(2)
+if worker := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw"):
+    # Each worker, and every process that it starts, keeps to one core: more threads than cores wait for each other.
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
 def find_data() -> Path | None:

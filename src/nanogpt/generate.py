@@ -49,7 +49,7 @@ class Sampling:
 def distribution(logits_BV: Tensor, how: Sampling) -> Tensor:
     """Probabilities after temperature and the cuts, (B, V). The cuts see the tempered distribution."""
     below = logits_BV.double() - logits_BV.double().amax(-1, keepdim=True)  # in fp32 a tiny temperature would be 0
-    p = (below / how.temperature).softmax(-1).float()
+    p = (below / how.temperature).softmax(-1)
     keep = torch.ones_like(p, dtype=torch.bool)
     if how.top_k:
         keep &= p >= p.topk(min(how.top_k, p.shape[-1])).values[:, -1:]
@@ -60,7 +60,7 @@ def distribution(logits_BV: Tensor, how: Sampling) -> Tensor:
         before = sorted_p.cumsum(-1) - sorted_p  # the token that reaches top_p is kept
         keep &= torch.zeros_like(keep).scatter(-1, order, before < how.top_p)
     p = p * keep
-    return p / p.sum(-1, keepdim=True)
+    return (p / p.sum(-1, keepdim=True)).float()  # only now: rounded earlier, near ties would be cut in another order
 
 
 def choose(logits_BV: Tensor, how: Sampling, random: Sequence[torch.Generator]) -> Tensor:
