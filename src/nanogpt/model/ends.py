@@ -8,22 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.errors import UserError
+from nanogpt.model.classic import Perceptron, Tree, WindowEmbedding
 from nanogpt.model.linear import Linear
+from nanogpt.model.ngram import NGram
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Part, Rule
 from nanogpt.parts import at_least, between, build
 
 
 class TokenEmbedding(Part):
-    """A vector for each token of the vocabulary: tokens_BT -> x_BTD. Bengio et al. 2003.
+    """x = dropout(norm(scale E[token] + position)), E (V, D): tokens_BT -> x_BTD. Bengio et al. 2003.
 
-    norm: on the vectors, before the first block. dropout: share of numbers set to zero while training,
-    after positions are added (GPT-2).
+    norm: on the sum, before the first block (BLOOM, nanochat). dropout: share of numbers set to zero while training
+    (GPT-2). scale: a number (Granite's `embedding_multiplier`), or sqrt_dim for sqrt(D) (Vaswani et al. 2017, section
+    3.4; Gemma).
     """
 
-    def __init__(self, *, dim: int, vocab_size: int, norm: str = "none", dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, dim: int, vocab_size: int, norm: str = "none", dropout: float = 0.0, scale: float | str = 1.0
+    ) -> None:
         super().__init__()
         between(0, 1, dropout=dropout)
+        self.scale = scale
+        self._factor = dim**0.5 if scale == "sqrt_dim" else _factor(scale, ", or sqrt_dim")
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
         self.norm = build(NORMS, norm, dim=dim)
         self.dropout = dropout
@@ -32,40 +40,52 @@ class TokenEmbedding(Part):
         return {"weight": "embedding"}
 
     def forward(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
-        x = F.embedding(tokens_BT, self.weight)
+        x = times(F.embedding(tokens_BT, self.weight), self._factor)
         for position in dict.fromkeys(flow.position):
             x = position.embed(x, flow)
         return F.dropout(self.norm(x), self.dropout, self.training)
 
 
 class Head(Part):
-    """logits = x W^T (+ b), softly capped.
+    """logits = scale (x W^T + b), softly capped; x_BTD -> (B, T, V).
 
-    bias: "zeros" learns one. softcap: c tanh(logits / c) keeps logits within +-c; 0 leaves them (Gemma 2, 2024).
+    bias: "zeros" learns b, "none" has none (GPT-J and Phi have it). softcap: c tanh(logits / c) keeps logits within
+    +-c; 0 leaves them (Gemma 2, 2024). scale: a factor on the logits (Cohere's `logit_scale`; 1 / `logits_scaling` of
+    Granite).
     """
 
     def __init__(
-        self, *, dim: int, vocab_size: int, bias: Literal["none", "zeros"] = "none", softcap: float = 0.0
+        self,
+        *,
+        dim: int,
+        vocab_size: int,
+        bias: Literal["none", "zeros"] = "none",
+        softcap: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         at_least(0, softcap=softcap)
-        self.softcap = softcap
+        self.softcap, self.scale = softcap, _factor(scale)
         self.linear = Linear(dim, vocab_size, bias=bias == "zeros", role="head")
 
     def forward(self, x_BTD: Tensor, embedding_VD: Tensor) -> Tensor:
-        return cap(self.linear(x_BTD), self.softcap)
+        return cap(times(self.linear(x_BTD), self.scale), self.softcap)
 
 
 class TiedHead(Part):
-    """logits = x E^T, E being the token embedding itself. Press & Wolf 2017; Inan et al. 2017."""
+    """logits = scale x E^T, softly capped, E (V, D) being the token embedding itself; x_BTD -> (B, T, V).
+    Press & Wolf 2017; Inan et al. 2017.
 
-    def __init__(self, *, dim: int, vocab_size: int, softcap: float = 0.0) -> None:
+    softcap, scale: as of `linear`.
+    """
+
+    def __init__(self, *, dim: int, vocab_size: int, softcap: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
         at_least(0, softcap=softcap)
-        self.softcap, self.size = softcap, dim * vocab_size
+        self.softcap, self.scale, self.size = softcap, _factor(scale), dim * vocab_size
 
     def forward(self, x_BTD: Tensor, embedding_VD: Tensor) -> Tensor:
-        return cap(F.linear(x_BTD, embedding_VD), self.softcap)
+        return cap(times(F.linear(x_BTD, embedding_VD), self.scale), self.softcap)
 
     def flops(self, tokens: int, context: int) -> float:
         return 2.0 * self.size * tokens
@@ -78,9 +98,20 @@ class NoHead(Part):
         return x_BTD
 
 
+def times(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x * factor
+
+
 def cap(logits: Tensor, softcap: float) -> Tensor:
+    """c tanh(logits / c); softcap 0 leaves them."""
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
-EMBEDS = {"token": TokenEmbedding}
-HEADS = {"linear": Head, "tied": TiedHead, "none": NoHead}
+def _factor(scale: float | str, words: str = "") -> float:
+    if not isinstance(scale, (int, float)) or scale <= 0:
+        raise UserError(f"scale={scale} must be a number above 0{words}; nearest: 1.0")
+    return float(scale)
+
+
+EMBEDS = {"token": TokenEmbedding, "window": WindowEmbedding, "ngram": NGram}
+HEADS = {"linear": Head, "tied": TiedHead, "none": NoHead, "perceptron": Perceptron, "tree": Tree}
