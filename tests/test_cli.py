@@ -198,6 +198,7 @@ def test_show_counts_gpt2(tmp_path: Path) -> None:
 def test_show_lists_parts_and_settings(tmp_path: Path) -> None:
     parts = json.loads(nanogpt("show", "--parts", "--json", cwd=tmp_path).stdout)
     assert "kv_heads" in parts["model.mixer"]["attention"]["knobs"] and "swiglu" in parts["model.ffn"]
+    assert "E[f^2] = 3/2" in nanogpt("show", "--parts", cwd=tmp_path).stdout  # brackets are text here
     settings = {row["key"]: row for row in json.loads(nanogpt("show", "--settings", "--json", cwd=tmp_path).stdout)}
     assert settings["train.batch"]["meaning"]
 

@@ -13,140 +13,10 @@ from torch import Tensor
 from nanogpt.config import ModelConfig
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
-from nanogpt.model.activations import ACTIVATIONS
-from nanogpt.model.blocks import LAYOUTS
-from nanogpt.model.ends import EMBEDS, HEADS
-from nanogpt.model.ffn import FFNS
-from nanogpt.model.init import SCHEMES
 from nanogpt.model.language_model import LanguageModel, resolve_model
-from nanogpt.model.mixers import MIXERS
-from nanogpt.model.norms import NORMS
-from nanogpt.model.objectives import OBJECTIVES
-from nanogpt.model.positions import POSITIONS
 from nanogpt.model.rehearsal import rehearse
+from tests.drawing import CONTEXT, VOCAB, alone, configs, one
 from tests.helpers import count, scramble
-
-VOCAB, CONTEXT = 11, 10
-one = st.sampled_from
-
-
-def call(name: str, knobs: dict[str, Any]) -> str:
-    given_knobs = ", ".join(f"{k}={v}" for k, v in knobs.items() if v is not None)
-    return f"{name}({given_knobs})" if given_knobs else name
-
-
-@st.composite
-def norms(draw: st.DrawFn) -> str:
-    name = draw(one(sorted(NORMS)))
-    knobs: dict[str, Any] = {"eps": draw(one([None, 1e-5, 0.01, 1]))} if name != "none" else {}
-    if name == "layernorm":
-        knobs["bias"] = draw(one([None, "none", "zeros"]))
-    if name == "rmsnorm":
-        knobs["weight"] = draw(one([None, "none", "ones"]))
-    return call(name, knobs)
-
-
-@st.composite
-def mixers(draw: st.DrawFn, dim: int, even: bool) -> str:
-    name = draw(one(sorted(MIXERS)))
-    if name == "none":
-        return name
-    heads = draw(one([h for h in (1, 2, 3, 4, 6) if dim % h == 0]))
-    head_dim = draw(one([None, 1, 2, 3, 4, 6]))
-    if even and (head_dim or dim // heads) % 2:
-        head_dim = 4  # rotary turns pairs
-    return call(
-        name,
-        {
-            "heads": heads,
-            "kv_heads": draw(one([None, *(k for k in (1, 2, 3, 4, 6) if heads % k == 0)])),
-            "head_dim": head_dim,
-            "window": draw(one([None, 0, 1, 2, 3, CONTEXT - 1, CONTEXT, 100])),
-            "qk_norm": draw(st.none() | norms()),
-            "bias": draw(one([None, "none", "qkv", "out", "all"])),
-            "dropout": draw(one([None, 0.3])),
-        },
-    )
-
-
-@st.composite
-def ffns(draw: st.DrawFn) -> str:
-    name = draw(one(sorted(FFNS)))
-    if name == "none":
-        return name
-    knobs: dict[str, Any] = {"hidden": draw(one([None, 1, 5, 16])), "bias": draw(one([None, "none", "zeros"]))}
-    knobs["act"] = draw(st.none() | one(sorted(ACTIVATIONS)))
-    if name != "mlp":
-        knobs["multiple_of"] = draw(one([None, 1, 5]))
-    return call(name, knobs)
-
-
-@st.composite
-def inits(draw: st.DrawFn) -> str:
-    name = draw(one(sorted(SCHEMES)))
-    knobs: dict[str, Any] = {}
-    if name in ("normal", "gpt2"):
-        knobs["std"] = draw(one([None, 0.1]))
-    if name in ("kaiming", "xavier"):
-        knobs |= {"distribution": draw(one([None, "normal", "uniform"])), "embedding": draw(one([None, 1]))}
-    if name == "kaiming":
-        knobs["mode"] = draw(one([None, "fan_in", "fan_out"]))
-    if name == "zero_output":
-        knobs["rest"] = draw(one([None, "normal(std=0.1)", "xavier(distribution=uniform)"]))
-    return call(name, knobs)
-
-
-def depths(part: st.SearchStrategy[str], n_layers: int) -> st.SearchStrategy[str | list[str]]:
-    """One part; a list; a cycle with counts; counts and a fill."""
-
-    @st.composite
-    def cycles(draw: st.DrawFn) -> str:
-        return " + ".join(f"{draw(one(['', '2*', '3*']))}{draw(part)}" for _ in range(draw(st.integers(1, 3))))
-
-    @st.composite
-    def fills(draw: st.DrawFn) -> str:
-        few = draw(st.integers(1, n_layers))
-        terms = [f"{few}*{draw(part)}", f"*{draw(part)}"]
-        return " + ".join(draw(st.permutations(terms)))
-
-    return part | st.lists(part, min_size=1, max_size=3) | cycles() | (fills() if n_layers else part)
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> ModelConfig:
-    dim: int | str = draw(one([4, 6, 8, 12]))
-    assert isinstance(dim, int)
-    head = draw(one(sorted(HEADS)))
-    if head == "none":
-        dim = VOCAB + 1  # an even width that the heads divide: 12
-    n_layers = draw(one([0, 1, 1, 2, 3, 4]))
-    knobs = {} if head == "none" else {"softcap": draw(one([None, 0, 5]))}
-    if head == "linear":
-        knobs["bias"] = draw(one([None, "zeros"]))
-    dropout = one([None, 0.3])
-    layout = one(sorted(LAYOUTS)).flatmap(lambda n: dropout.map(lambda d: call(n, {"dropout": d})))
-    position = one(sorted(POSITIONS)).flatmap(
-        lambda n: one([None, 100]).map(lambda b: call(n, {"base": b if n == "rotary" else None}))
-    )
-    positions = draw(depths(position, n_layers))
-    config = {
-        "dim": "vocab" if head == "none" and draw(st.booleans()) else dim,
-        "n_layers": n_layers,
-        "context": CONTEXT,
-        "vocab_size": VOCAB + 1 if head == "none" else VOCAB,
-        "embed": call(draw(one(sorted(EMBEDS))), {"norm": draw(st.none() | norms()), "dropout": draw(dropout)}),
-        "position": positions,
-        "mixer": draw(depths(mixers(dim, even="rotary" in str(positions)), n_layers)),
-        "ffn": draw(depths(ffns(), n_layers)),
-        "norm": draw(depths(norms(), n_layers)),
-        "layout": draw(depths(layout, n_layers)),
-        "head": call(head, knobs),
-        "init": draw(inits()),
-        "objective": draw(one(sorted(OBJECTIVES))),
-    }
-    note(str(config))
-    return ModelConfig.model_validate(config)
-
 
 seeds = st.integers(0, 2**31)
 
@@ -231,6 +101,8 @@ def check_cache(config: ModelConfig, seed: int) -> None:
 
 def check_step(config: ModelConfig, seed: int) -> None:
     model = random_model(config, seed).train()
+    if not list(model.parameters()):  # counts are not learned by steps
+        return
     x = ids(config, 3, CONTEXT, seed)
     targets = ids(config, 3, CONTEXT, seed + 1)
     targets[0, 4:] = -1
@@ -255,7 +127,7 @@ def check_books(config: ModelConfig, seed: int) -> None:
     assert resolve_model(resolved) == resolved
     assert ModelConfig.model_validate_json(resolved.model_dump_json()) == resolved
     model, again = LanguageModel(config), LanguageModel(resolved)
-    assert count(model) == count(again) == sum(p.numel() for p in model.state_dict().values())
+    assert count(model) == count(again)
     for made in (cost(config), cost(resolved)):
         assert made.total == count(model)
         assert made.flops == pytest.approx(model.flops(1, CONTEXT))
@@ -263,6 +135,14 @@ def check_books(config: ModelConfig, seed: int) -> None:
     model.initialise(seed), again.initialise(seed)
     for (name, a), (other, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert name == other and torch.equal(a, b) and a.isfinite().all()
+
+
+@pytest.mark.parametrize(("axis", "part", "fields"), alone(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_part_alone(axis: str, part: str, fields: dict[str, Any]) -> None:
+    """What is drawn at random below may leave a part out; here each has its turn."""
+    config = ModelConfig.model_validate(fields)
+    for check in CHECKS:
+        check(config, 7)
 
 
 CHECKS = [check_causal, check_documents, check_cache, check_step, check_books]
@@ -320,7 +200,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("mixer", "attention(qk_norm=rms)", "did you mean 'rmsnorm'?"),
     ("mixer", "attention(qk_norm=rmsnorm(eps=-1))", "eps=-1.0 must be at least 0"),
     ("mixer", "attention(qk_norm=2)", "must be a word or a part"),
-    ("mixer", "attention(1, 2, 3, 4, 5, 6, 7, 8, 9)", "9 values for 7 knobs"),
+    ("mixer", "attention(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)", "12 values for 11 knobs"),
     ("mixer", "attention(2, heads=2)", "given twice"),
     ("mixer", "3*attention + *none", "names 3 layers; the model has 2"),
     ("ffn", "swigl", "did you mean 'swiglu'?"),
@@ -408,7 +288,7 @@ def test_every_built_in_model_can_be_rehearsed() -> None:
         handle = model.objective.register_forward_hook(lambda *_: seen.append(1))
         rehearse(model)
         handle.remove()
-        assert seen
+        assert seen or "ngram" in config.embed  # which looks its counts up: there is nothing to see without numbers
 
     run()
 
@@ -441,7 +321,7 @@ def test_a_random_edit_is_built_or_refused(config: ModelConfig, data: st.DataObj
     note(edited)
     try:
         resolved = resolve_model(config.model_copy(update={name: edited}))
-        assert cost(resolved).total > 0
+        assert cost(resolved).total > 0 or "ngram" in resolved.embed
     except UserError as error:
         assert len(str(error).splitlines()) == 1
         assert "model." in str(error)

@@ -24,7 +24,7 @@ from nanogpt.runs import Run
 from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
 from nanogpt.training import loop, machine
-from nanogpt.training.evaluate import evaluate
+from nanogpt.training.evaluate import Mixture, evaluate
 
 WHILE_TRAINING = 100
 """Tokens of a sample that is written while training."""
@@ -109,8 +109,14 @@ class Loaded:
         texts = write(self.model, self.tokenizer, documents, prompts, tokens, how or Sampling(**settings), stop)
         return texts[0] if isinstance(prompt, str) else texts
 
-    def evaluate(self, split: str = "val") -> dict[str, float]:
-        """Nats per token and bits per byte on a whole split, as training computes them."""
+    def evaluate(
+        self, split: str = "val", *, context: int | None = None, mix: Loaded | None = None, share: float = 0.5
+    ) -> dict[str, float]:
+        """Nats per token and bits per byte on a whole split, as training computes them.
+
+        context: tokens in a window, by default as in training: what is before a window is not seen. mix: another run
+        on the same text in the same tokens, whose probabilities get this share of a mixture.
+        """
         corpus = open_corpus(self.config.data)
         if corpus.sha256 != self.run.environment().get("corpus_sha256", corpus.sha256):
             raise UserError(
@@ -121,8 +127,25 @@ class Loaded:
             raise UserError(f"--split {split}: {corpus.name} has {', '.join(splits)}")
         how = machine.choose(self._settings(), dim=self.model.dim, flops=0.0)
         how.prepare()
-        score = evaluate(self.model.to(how.device), splits[split], batching=corpus.batching, machine=how)
+        model: Any = self.model.to(how.device)
+        if mix is not None:
+            self._check_mix(mix, share)
+            model = Mixture(model, mix.model.to(how.device), share)
+        score = evaluate(model, splits[split], batching=corpus.batching, machine=how, context=context)
         return {"loss": score.loss, "bpb": score.bpb, "perplexity": math.exp(score.loss), "tokens": score.tokens}
+
+    def _check_mix(self, other: Loaded, share: float) -> None:
+        """Refuse what is not a mixture of two distributions over one next token."""
+        if not 0 < share < 1:
+            raise UserError(f"--mix: the share of {other.run.path} is {share}; it must be between 0 and 1; nearest: 0.5")
+        if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(f"--mix: {other.run.path} and {self.run.path} have different tokenizers, so their next tokens "
+                            "are not the same; train one with the other's tokenizer.json")  # fmt: skip
+        mine, theirs = (run.environment() for run in (self.run, other.run))
+        for key in ("corpus_sha256", "corpus_rule"):
+            if mine.get(key) != theirs.get(key):
+                raise UserError(f"--mix: {other.run.path} was trained on another text or another split of it: it may have "
+                                "seen what is scored here")  # fmt: skip
 
     def _settings(self) -> TrainConfig:
         """As in training, on the device of training where this machine has it."""
@@ -163,7 +186,8 @@ def write(
 
 def first_ids(tokenizer: Tokenizer, documents: bool, prompt: str) -> list[int]:
     """What a model reads before it writes its first token. Only a model of documents has seen where one begins."""
-    start = [tokenizer.eot] if documents and tokenizer.eot is not None else []
+    begin = tokenizer.eot if tokenizer.bos is None else tokenizer.bos
+    start = [begin] if documents and begin is not None else []
     if prompt or start:
         ids = start + (tokenizer.encode(prompt).tolist() if prompt else [])
         if not ids:

@@ -88,6 +88,9 @@ class OptimConfig(Section):
     optimizer: Part = Field("adamw", description="the update rule")
     schedule: Part = Field("cosine", description="learning rate over the run, as a share of the optimizer's lr")
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: not clipped")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the running mean of weights that is evaluated, 0.999 for one; 0: none"
+    )
 
 
 class TrainConfig(Section):
@@ -276,6 +279,8 @@ def _explain(error: ValidationError) -> str:
         return f"{key}={got}: must be at least {context['ge']}; nearest: {context['ge']}"
     if "le" in context:
         return f"{key}={got}: must be at most {context['le']}; nearest: {context['le']}"
+    if "lt" in context:
+        return f"{key}={got}: must be below {context['lt']}"
     if "gt" in context:
         return f"{key}={got}: must be more than {context['gt']}"
     if kind == "string_pattern_mismatch":

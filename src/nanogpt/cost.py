@@ -50,7 +50,8 @@ def cost(config: ModelConfig) -> Cost:
     for block, index in zip(model.blocks, sorted(first.values()), strict=True):
         copies = kinds[_kind(layers, index)]
         for name, child in block.named_children():
-            parameters["norm" if name.endswith("_norm") else name] += copies * _count(child)
+            kind = "norm" if name.endswith("_norm") else "layout" if name.endswith("_residual") else name
+            parameters[kind] += copies * _count(child)
         parameters["layout"] += copies * sum(p.numel() for p in block.parameters(recurse=False))
         operations += copies * flops(block, 1, config.context)
         cache += copies * 2 * sum(getattr(m, "cache_numbers", lambda: 0)() for m in block.modules())

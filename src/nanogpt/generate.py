@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def stream(
     how = how or Sampling()
     if not prompts or not all(prompts):
         raise UserError("a prompt has no tokens; give at least one token to continue from")
-    device = next(model.parameters()).device
+    device = next(chain(model.parameters(), model.buffers())).device  # counts are buffers
     rows = [list(p) for p in prompts]
     # A stream of chances for each row: the same for the same prompt in any company, another one for its second copy.
     copies = [rows[:number].count(row) for number, row in enumerate(rows)]

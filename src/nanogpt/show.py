@@ -14,12 +14,15 @@ from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.blocks import LAYOUTS
 from nanogpt.model.ends import EMBEDS, HEADS
 from nanogpt.model.ffn import FFNS
-from nanogpt.model.init import SCHEMES
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import OBJECTIVES
 from nanogpt.model.positions import POSITIONS
+from nanogpt.model.residuals import RESIDUALS
+from nanogpt.model.scalings import SCALINGS
+from nanogpt.model.schemes import SCHEMES
+from nanogpt.model.smoothing import SMOOTHINGS
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import knobs_of
@@ -28,12 +31,15 @@ from nanogpt.tokenizers import TOKENIZERS, expected_size
 AXES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "tokenizer": (TOKENIZERS, ()),
     "model.embed": (EMBEDS, ("dim", "vocab_size")),
+    "(smoothing)": (SMOOTHINGS, ("order", "vocab_size")),
     "model.position": (POSITIONS, ("dim", "context", "heads", "head_dim")),
+    "(scaling)": (SCALINGS, ("context",)),
     "model.mixer": (MIXERS, ("dim", "layer", "n_layers", "context")),
     "model.ffn": (FFNS, ("dim", "layer", "n_layers", "context")),
     "(act)": (ACTIVATIONS, ("dim",)),
     "model.norm": (NORMS, ("dim",)),
     "model.layout": (LAYOUTS, ("dim", "layer", "n_layers", "context", "mixer", "ffn", "norm")),
+    "(residual)": (RESIDUALS, ("dim", "layer", "n_layers")),
     "model.head": (HEADS, ("dim", "vocab_size")),
     "model.init": (SCHEMES, ("dim", "n_layers")),
     "model.objective": (OBJECTIVES, ("dim", "vocab_size", "n_layers")),

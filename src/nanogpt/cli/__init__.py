@@ -9,6 +9,7 @@ from io import TextIOWrapper
 import typer
 
 from nanogpt.cli.base import app
+from nanogpt.cli.hub import compare, export, import_
 from nanogpt.cli.machine import doctor
 from nanogpt.cli.models import show
 from nanogpt.cli.runs import runs
@@ -22,6 +23,9 @@ for name, command in {
     "show": show,
     "runs": runs,
     "data": data,
+    "import": import_,
+    "export": export,
+    "compare": compare,
     "doctor": doctor,
 }.items():
     app.command(name=name)(command)

@@ -60,4 +60,4 @@ def show_table(made: Table) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 160  # a pipe has no width: wide enough to be read by a program
-    Console(width=width, highlight=False).print(made)
+    Console(width=width, highlight=False, markup=False).print(made)  # no markup: E[f^2] is text

@@ -92,7 +92,8 @@ def _report(summary: Summary) -> int:
     print("next:")
     print(f"  nanogpt sample {path} --tokens 200")
     print(f"  nanogpt eval {path}")
-    print(f"  nanogpt train --resume {path} {more}")
+    if "lr" in row:  # else there were no steps, and there will be none
+        print(f"  nanogpt train --resume {path} {more}")
     print("  nanogpt train model.ffn=geglu data.corpus=FILE    (another part, a text of your own)")
     print("  nanogpt show --parts                              (all the parts there are)")
     return 0
@@ -137,6 +138,8 @@ def sample(
 def evaluate(
     run: RunPath,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window; by default as in training.")] = None,
+    mix: Annotated[str | None, typer.Option(help="Mix with this run's probabilities: RUN or RUN=0.5.")] = None,
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
@@ -145,17 +148,33 @@ def evaluate(
     \b
     nanogpt eval runs/modern-python
     nanogpt eval runs/modern-python --split test --checkpoint last --json
+    nanogpt eval runs/modern-python --context 512
+    nanogpt eval runs/nplm --mix runs/trigram=0.5
     """
     from nanogpt.api import load
 
     loaded = load(run, checkpoint)
-    score = loaded.evaluate(split)
-    result = {"run": str(run), "step": loaded.step, "split": split, **score}
+    other, share = _mixed_with(mix)
+    score = loaded.evaluate(split, context=context, mix=load(other, "best") if other else None, share=share)
+    result: dict[str, Any] = {"run": str(run), "step": loaded.step, "split": split, **score}
+    if context:
+        result["context"] = context
+    if other:
+        result["mix"] = {"run": other, "share": share}
     if json:
         print_json(result)
     else:
         print(f"{run} step {loaded.step} {split}: {score['loss']:.4f} nats per token, {score['bpb']:.4f} bits per byte "
               f"({score['tokens']:,} tokens, perplexity {score['perplexity']:.2f})")  # fmt: skip
+
+
+def _mixed_with(mix: str | None) -> tuple[str, float]:
+    """`RUN` or `RUN=0.5`; a folder may have a = in its name."""
+    run, _, share = (mix or "").rpartition("=")
+    try:
+        return (run, float(share)) if run else (share, 0.5)
+    except ValueError:
+        return mix or "", 0.5
 
 
 def data(

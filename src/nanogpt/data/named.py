@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 import re
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from nanogpt.config import DataConfig
@@ -46,6 +49,24 @@ TINYSTORIES = Source(
     "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStories-train.txt",
     first_bytes=2 << 20,
 )
+
+
+def _without_tags(archive: bytes) -> bytes:
+    """NLTK's Brown corpus as words: categories a ... r in order, one sentence a line, without tags and blank lines."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        names = sorted(name for name in files.namelist() if re.fullmatch(r"brown/c[a-r]\d\d", name))
+        lines = [line.split() for name in names for line in files.read(name).decode("utf-8").splitlines()]
+    return "".join(" ".join(t.rpartition("/")[0] for t in line) + "\n" for line in lines if line).encode()
+
+
+BROWN = Source(
+    "brown_words.txt",
+    "1c2bc5499dfabffb49758b2d93a78a83b567695ae3abc905bb84bf1ff0dc1587",
+    "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/brown.zip",
+    convert=_without_tags,
+)
+PEPS = Source("peps.txt", "9dd93e082503ea27f99b4eece4ce71f3f1661b597e9b40633f8ed5d2e99c70a7", "")
+WIKITEXT2 = Source("wikitext2_valid.txt", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8", "")
 
 
 def _python(config: DataConfig, carve_test: bool) -> Corpus:
@@ -139,25 +160,101 @@ def _shakespeare(config: DataConfig, carve_test: bool) -> Corpus:
 
 def _names(config: DataConfig, carve_test: bool) -> Corpus:
     """makemore's 32,033 names, one document each, shuffled and split 80/10/10 as its lectures do."""
+
+    def order(count: int) -> list[int]:
+        places = list(range(count))
+        random.Random(42).shuffle(places)
+        return places
+
+    shares = {"train": (0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1)}
+    spans = {name: lambda n, low=low, high=high: (int(low * n), int(high * n)) for name, (low, high) in shares.items()}
+    return _some_names("names", config, "shuffled with seed 42, 80/10/10", order, spans)
+
+
+def _names_all(config: DataConfig, carve_test: bool) -> Corpus:
+    """All names in the file's order as train and as val: what makemore's counts of the first lecture are of."""
+    spans = {name: lambda n: (0, n) for name in ("train", "val")}
+    return _some_names("names-all", config, "train and val are both all of it", lambda n: list(range(n)), spans)
+
+
+def _names_makemore(config: DataConfig, carve_test: bool) -> Corpus:
+    """The names as makemore.py splits them: the last 1,000 of a permutation are its test, on which it chooses."""
+
+    def order(count: int) -> list[int]:
+        import torch  # makemore.py draws with torch's own generator
+
+        return torch.randperm(count, generator=torch.Generator().manual_seed(3407)).tolist()
+
+    spans = {"train": lambda n: (0, n - 1000), "val": lambda n: (n - 1000, n)}
+    return _some_names("names-makemore", config, "permuted by torch's seed 3407, val is the last 1000", order, spans)
+
+
+def _some_names(name: str, config: DataConfig, rule: str, order: Callable[[int], list[int]],
+                spans: Mapping[str, Callable[[int], tuple[int, int]]]) -> Corpus:  # fmt: skip
+    """Names in an order, each split a span of it."""
     path = find(NAMES)
 
-    def split(low: float, high: float) -> Pieces:
+    def split(span: Callable[[int], tuple[int, int]]) -> Pieces:
         def pieces() -> Iterator[Piece]:
             words = path.read_text(encoding="utf-8").splitlines()
-            random.Random(42).shuffle(words)
-            return ((word, True) for word in words[int(low * len(words)) : int(high * len(words))])
+            low, high = span(len(words))
+            return ((words[place], True) for place in order(len(words))[low:high])
 
         return pieces
 
     return Corpus(
-        name="names",
+        name=name,
         source=str(path),
         sha256=NAMES.sha256,
         documents=True,
         batching=batching_of(config, "pad"),
-        rule="shuffled with seed 42, 80/10/10",
-        parts={"train": split(0, 0.8), "val": split(0.8, 0.9), "test": split(0.9, 1)},
+        rule=rule,
+        parts={part: split(span) for part, span in spans.items()},
     )
+
+
+def _brown(config: DataConfig, carve_test: bool) -> Corpus:
+    """The Brown corpus as one stream of words: the first 800,000 train, 200,000 val, the rest test (Bengio 2003)."""
+    path = find(BROWN)
+    if config.batching in ("pad", "pack"):
+        raise UserError(f"data.batching={config.batching}: brown is one stream, without documents; nearest: stream")
+
+    def cuts() -> list[int]:
+        ends = [match.end() for match in re.finditer(rb"\S+", path.read_bytes())]
+        return [0, ends[799_999], ends[999_999], path.stat().st_size]
+
+    bounds = remember(key_of("brown", BROWN.sha256), cuts)
+    return Corpus(
+        name="brown",
+        source=str(path),
+        sha256=BROWN.sha256,
+        documents=False,
+        batching="stream",
+        rule="train 800,000 words, val 200,000, test the rest",
+        parts={part: stream([(path, a, b)]) for part, (a, b) in zip(("train", "val", "test"), pairwise(bounds), strict=True)},
+    )
+
+
+def _one_file(name: str, source: Source) -> Callable[[DataConfig, bool], Corpus]:
+    """A file that is one stream, without a split of its own: train, test, val by position, at line ends."""
+
+    def corpus(config: DataConfig, carve_test: bool) -> Corpus:
+        path = find(source)
+        if config.batching in ("pad", "pack"):
+            raise UserError(f"data.batching={config.batching}: {name} is one stream, without documents; nearest: stream")
+        bounds = by_position(path.stat().st_size, config, lambda target, limit: line_end(path, target, limit))
+        assert bounds
+        return Corpus(
+            name=name,
+            source=str(path),
+            sha256=source.sha256,
+            documents=False,
+            batching="stream",
+            rule=f"train, test, val by position; val={config.val} test={config.test} held_out={HELD_OUT_BYTES}",
+            parts={part: stream([(path, a, b)]) for part, (a, b) in bounds.items()},
+        )
+
+    return corpus
 
 
 def _tinystories(config: DataConfig, carve_test: bool) -> Corpus:
@@ -187,10 +284,24 @@ def files_of(name: str) -> list[Path]:
     return [find(SOURCES[name])] if name in SOURCES else _library(Path(sysconfig.get_path("stdlib")))[0]
 
 
-SOURCES = {"shakespeare": SHAKESPEARE, "names": NAMES, "tinystories": TINYSTORIES}
+SOURCES = {
+    "shakespeare": SHAKESPEARE,
+    "names": NAMES,
+    "names-all": NAMES,
+    "names-makemore": NAMES,
+    "tinystories": TINYSTORIES,
+    "brown": BROWN,
+    "wikitext2": WIKITEXT2,
+    "peps": PEPS,
+}
 CORPORA: dict[str, Callable[[DataConfig, bool], Corpus]] = {
     "python": _python,
     "shakespeare": _shakespeare,
     "names": _names,
+    "names-all": _names_all,
+    "names-makemore": _names_makemore,
     "tinystories": _tinystories,
+    "brown": _brown,
+    "wikitext2": _one_file("wikitext2", WIKITEXT2),
+    "peps": _one_file("peps", PEPS),
 }

@@ -10,7 +10,7 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,14 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """A file with a public address. `first_bytes`: only the beginning of what lies there; 0: all of it."""
+    """A file with a public address ("": it has none, and must be in NANOGPT_DATA). `first_bytes`: only the beginning of
+    what lies there; 0: all of it. `convert`: what makes the file of what lies there; the sha256 is of the result."""
 
     file: str
     sha256: str
     url: str
     first_bytes: int = 0
+    convert: Callable[[bytes], bytes] | None = None
 
 
 def sha256_of(path: Path) -> str:
@@ -79,6 +81,11 @@ def _candidates(name: str) -> Iterator[Path]:
 
 
 def _download(source: Source, path: Path) -> None:
+    if not source.url:
+        raise RunError(
+            f"{source.file} is not in NANOGPT_DATA, and has no public address as one file; "
+            "put a copy into a folder and name the folder in NANOGPT_DATA"
+        )
     headers = {"User-Agent": "nanogpt"}
     if source.first_bytes:
         headers["Range"] = f"bytes=0-{source.first_bytes - 1}"
@@ -100,5 +107,12 @@ def _download(source: Source, path: Path) -> None:
             f"{source.file} is not in NANOGPT_DATA and cannot be fetched from {source.url} ({reason}); "
             "put a copy into a folder and name the folder in NANOGPT_DATA"
         ) from None
+    if source.convert:
+        try:
+            content = source.convert(path.read_bytes())
+        except Exception as error:  # whatever a damaged archive makes its reader raise
+            raise RunError(f"{source.url}: not what {source.file} is made from ({error}); not used") from None
+        path.write_bytes(content)
+        digest = hashlib.sha256(content)
     if digest.hexdigest() != source.sha256:
         raise RunError(f"{source.url}: sha256 {digest.hexdigest()[:12]}..., expected {source.sha256[:12]}...; not used")

@@ -15,14 +15,15 @@ from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
 from nanogpt.model.blocks import LAYOUTS, Block
 from nanogpt.model.ends import EMBEDS, HEADS
-from nanogpt.model.init import SCHEMES, Scheme, initialise
-from nanogpt.model.init import roles as parameter_roles
+from nanogpt.model.init import Scheme, initialise, rates
 from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import IGNORED, OBJECTIVES
 from nanogpt.model.part import Cache, Flow, Part, flops
 from nanogpt.model.positions import POSITIONS, Position
 from nanogpt.model.rehearsal import rehearse
+from nanogpt.model.roles import roles as parameter_roles
 from nanogpt.model.rules import check_compatible
+from nanogpt.model.schemes import SCHEMES
 from nanogpt.parts import build, field, is_users, must_be, number
 from nanogpt.spec import Spec, expand
 
@@ -100,6 +101,10 @@ class LanguageModel(nn.Module):
     def roles(self) -> dict[str, str]:
         """Role of every parameter by its name: what initialisation and optimizer groups go by."""
         return {name: role.name for name, role in parameter_roles(self).items()}
+
+    def rates(self) -> dict[str, float]:
+        """Factor on the optimizer's learning rate by the parameter's name: 1, but for a scheme that says otherwise."""
+        return rates(self, self.scheme)
 
     def flow(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError
 from nanogpt.model.part import Nothing
-from nanogpt.parts import field, is_users
+from nanogpt.parts import field, is_users, number
 
 if TYPE_CHECKING:
     from nanogpt.model.language_model import LanguageModel
@@ -24,7 +24,8 @@ def rehearse(model: LanguageModel) -> None:
     handles = [part.register_forward_hook(_shape_check(path, model)) for path, part in parts]
     try:
         with torch.device("meta"), torch.no_grad():
-            tokens_BT = torch.zeros(1, min(model.context, 8), dtype=torch.long)
+            rows = 1 if model.context > 1 else 2  # batch normalisation needs two tokens
+            tokens_BT = torch.zeros(rows, min(model.context, 8), dtype=torch.long)
             model.losses(tokens_BT, tokens_BT)
     except UserError:
         raise
@@ -46,7 +47,10 @@ def _shape_check(path: str, model: LanguageModel) -> Callable[[nn.Module, Any, A
             return
         if path in widths:
             wanted = (*inputs[0].shape[:2], widths[path])
-        elif (last in ("mixer", "ffn", "act") or last.endswith("norm")) and not isinstance(module, Nothing):
+        elif last == "act":
+            *lead, width = inputs[0].shape
+            wanted = (*lead, width * number(module, "outputs", 1) // max(1, number(module, "inputs", 1)))
+        elif (last in ("mixer", "ffn") or last.endswith("norm")) and not isinstance(module, Nothing):
             wanted = tuple(inputs[0].shape)
         else:
             return
@@ -80,7 +84,8 @@ def _field(path: str) -> str:
     first, *rest = path.split(".")
     if first == "blocks":
         first = rest[1] if len(rest) > 1 else "layout"
-    return f"model.{first.removeprefix('mixer_').removeprefix('ffn_')}"
+        first = "norm" if first.endswith("norm") else first if first in ("mixer", "ffn") else "layout"
+    return f"model.{first}"
 
 
 def _name(module: nn.Module) -> str:

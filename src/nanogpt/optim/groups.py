@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,15 +23,36 @@ class Groups(NamedTuple):
     vectors: list[Tensor]
     """Biases, gains, scales: never decayed (nanoGPT's rule: decay pulls on what multiplies, not on what shifts)."""
 
+    rates: Mapping[Tensor, float] = MappingProxyType({})
+    """Factor on the learning rate of those whose factor is not 1 (muP: model/schemes.py)."""
+
     @property
     def decayed(self) -> list[Tensor]:
         return self.matrices + self.tables
+
+    def split(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for torch, one for each (decayed or not, rate), those at the full rate first. Decay is divided by the
+        rate, so that what a step takes from a weight, lr * weight_decay, is the same for all, as in the mup package."""
+        found: dict[tuple[float, float], list[Tensor]] = {}
+        for params, decay in ((self.decayed, weight_decay), (self.vectors, 0.0)):
+            for parameter in params:
+                rate = self.rates.get(parameter, 1.0)
+                found.setdefault((rate, decay / rate), []).append(parameter)
+        order = sorted(found, key=lambda key: key[0] != 1.0)
+        return [{"params": found[key], "lr": lr * key[0], "weight_decay": key[1]} for key in order]
+
+    def refuse_rates(self, why: str) -> None:
+        """For a rule whose step is not of one size whatever the gradient's: those factors would be wrong for it."""
+        if self.rates:
+            raise UserError(f"model.init=mup has learning rates for Adam's kind of step; {why}; nearest: adamw")
 
 
 def groups(model: nn.Module) -> Groups:
     """Sort a model's parameters by role and shape."""
     roles: dict[str, str] = model.roles() if hasattr(model, "roles") else {}  # type: ignore[operator]
-    found = Groups([], [], [])
+    factors: dict[str, float] = model.rates() if hasattr(model, "rates") else {}  # type: ignore[operator]
+    rates: dict[Tensor, float] = {p: factors.get(name, 1.0) for name, p in model.named_parameters()}
+    found = Groups([], [], [], {p: rate for p, rate in rates.items() if rate != 1.0})
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             found.vectors.append(parameter)

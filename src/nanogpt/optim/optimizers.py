@@ -1,7 +1,7 @@
 """Update rules. Each is a small part that makes torch optimizers for the groups of a model.
 
-torch's own where it has them, fused into one kernel where that pays; Muon is ours (muon.py). `make` answers a list:
-Muon leaves what is not a hidden matrix to an AdamW of its own.
+torch's own where it has them, fused into one kernel where that pays; Lion and Muon are ours (lion.py, muon.py).
+`make` answers a list: Muon leaves what is not a hidden matrix to an AdamW of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from nanogpt.errors import UserError
 from nanogpt.optim.groups import Groups, check_cover, groups
+from nanogpt.optim.lion import Lion as LionOptimizer
 from nanogpt.optim.muon import Muon as MuonOptimizer
 from nanogpt.parts import at_least, between, build
 
@@ -23,12 +24,6 @@ class Rule(Protocol):
     """What every update rule answers."""
 
     def make(self, groups: Groups) -> list[Optimizer]: ...
-
-
-def _split(groups: Groups, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for torch: what is decayed and what is not."""
-    both: list[tuple[list[Tensor], float]] = [(groups.decayed, weight_decay), (groups.vectors, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in both if params]
 
 
 LARGEST = 1e18
@@ -55,8 +50,9 @@ class SGD:
         self.lr, self.momentum, self.form, self.weight_decay = lr, momentum, form, weight_decay
 
     def make(self, groups: Groups) -> list[Optimizer]:
+        groups.refuse_rates("a step of sgd is as large as the gradient")
         nesterov = self.form == "nesterov"
-        params = _split(groups, self.weight_decay)
+        params = groups.split(self.lr, self.weight_decay)
         return [torch.optim.SGD(params, lr=self.lr, momentum=self.momentum, nesterov=nesterov, foreach=True)]
 
 
@@ -70,15 +66,52 @@ class RMSProp:
         self.lr, self.decay, self.eps, self.momentum, self.weight_decay = lr, decay, eps, momentum, weight_decay
 
     def make(self, groups: Groups) -> list[Optimizer]:
-        params = _split(groups, self.weight_decay)
+        params = groups.split(self.lr, self.weight_decay)
         knobs: dict[str, Any] = {"lr": self.lr, "alpha": self.decay, "eps": self.eps, "momentum": self.momentum}
         return [torch.optim.RMSprop(params, **knobs, foreach=True)]
 
 
+class Adagrad:
+    """Each weight's step divided by the root of the sum of its squared gradients: rare features keep large steps.
+    Duchi, Hazan and Singer 2011.
+
+    lr_decay: the rate is lr / (1 + lr_decay * step).
+    """
+
+    def __init__(
+        self, *, lr: float = 1e-2, lr_decay: float = 0.0, eps: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
+        _scales(lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay)
+        self.lr, self.lr_decay, self.eps, self.weight_decay = lr, lr_decay, eps, weight_decay
+
+    def make(self, groups: Groups) -> list[Optimizer]:
+        params = groups.split(self.lr, self.weight_decay)
+        return [torch.optim.Adagrad(params, lr=self.lr, lr_decay=self.lr_decay, eps=self.eps, foreach=True)]
+
+
+class Adadelta:
+    """The gradient times RMS(earlier steps) / RMS(gradients), so that a step has the weight's own unit. Zeiler 2012
+    (arXiv:1212.5701).
+
+    lr: a factor on it, 1 in the paper. decay: of both running means (rho). eps: also what the first steps grow from.
+    """
+
+    def __init__(self, *, lr: float = 1.0, decay: float = 0.9, eps: float = 1e-6, weight_decay: float = 0.0) -> None:
+        _scales(lr=lr, eps=eps, weight_decay=weight_decay)
+        between(0, 1, decay=decay)
+        self.lr, self.decay, self.eps, self.weight_decay = lr, decay, eps, weight_decay
+
+    def make(self, groups: Groups) -> list[Optimizer]:
+        params = groups.split(self.lr, self.weight_decay)
+        return [torch.optim.Adadelta(params, lr=self.lr, rho=self.decay, eps=self.eps, foreach=True)]
+
+
 class Adam:
-    """Kingma and Ba 2015 (arXiv:1412.6980); weight decay, if any, is part of the gradient."""
+    """A running mean of gradients over the root of that of their squares: lr m / (sqrt(v) + eps), both corrected for
+    their start at zero. Kingma and Ba 2015 (arXiv:1412.6980); weight decay, if any, is part of the gradient."""
 
     torch_class: type[Optimizer] = torch.optim.Adam
+    fusible = True
 
     def __init__(self, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
                  weight_decay: float = 0.0) -> None:  # fmt: skip
@@ -87,9 +120,10 @@ class Adam:
         self.lr, self.beta1, self.beta2, self.eps, self.weight_decay = lr, beta1, beta2, eps, weight_decay
 
     def make(self, groups: Groups) -> list[Optimizer]:
-        params = _split(groups, self.weight_decay)
+        params = groups.split(self.lr, self.weight_decay)
         fused = all(p.device.type != "meta" for group in params for p in group["params"])  # meta has no kernels
-        return [self.torch_class(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=fused)]  # type: ignore[call-arg]
+        speed: dict[str, Any] = {"fused": fused} if self.fusible else {"foreach": True}
+        return [self.torch_class(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, **speed)]  # type: ignore[call-arg]
 
 
 class AdamW(Adam):
@@ -100,6 +134,54 @@ class AdamW(Adam):
     def __init__(self, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8,
                  weight_decay: float = 0.1) -> None:  # fmt: skip
         super().__init__(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+class Adamax(Adam):
+    """Adam with the largest recent gradient instead of the root of the mean square: u = max(beta2 u, |g|). Kingma and
+    Ba 2015, section 7.1."""
+
+    torch_class = torch.optim.Adamax
+    fusible = False
+
+    def __init__(self, *, lr: float = 2e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:  # fmt: skip
+        super().__init__(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+class NAdam(Adam):
+    """Adam whose momentum looks one step ahead, as Nesterov's, and warms up by itself. Dozat 2016."""
+
+    torch_class = torch.optim.NAdam
+    fusible = False
+
+    def __init__(self, *, lr: float = 2e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:  # fmt: skip
+        super().__init__(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+class RAdam(Adam):
+    """Adam that waits: plain momentum until the running mean of squares has seen enough to be divided by, then a factor
+    that rises to 1 instead of a warm-up. Liu et al. 2020 (arXiv:1908.03265)."""
+
+    torch_class = torch.optim.RAdam
+    fusible = False
+
+
+class Lion:
+    """w -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay w), then m = beta2 m + (1 - beta2) g: every weight moves by
+    lr, and half of Adam's memory is enough. Chen et al. 2023 (arXiv:2302.06675), found by a search over programs.
+
+    lr: 3 to 10 times smaller than AdamW's, and weight_decay as much larger (section 5). beta1: weight of the past in
+    the step, beta2: in what is remembered.
+    """
+
+    def __init__(self, *, lr: float = 1e-4, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0) -> None:
+        _scales(lr=lr, weight_decay=weight_decay)
+        between(0, 1, beta1=beta1, beta2=beta2)
+        self.lr, self.beta1, self.beta2, self.weight_decay = lr, beta1, beta2, weight_decay
+
+    def make(self, groups: Groups) -> list[Optimizer]:
+        return [LionOptimizer(groups.split(self.lr, self.weight_decay), lr=self.lr, betas=(self.beta1, self.beta2))]
 
 
 class Muon:
@@ -129,6 +211,7 @@ class Muon:
         self.rest = build(OPTIMIZERS, rest, precision=precision)
 
     def make(self, groups: Groups) -> list[Optimizer]:
+        groups.refuse_rates("muon's updates have a size of their own")
         others = Groups([], groups.tables, groups.vectors)
         made: list[Optimizer] = []
         if groups.matrices:
@@ -141,15 +224,23 @@ class Muon:
 OPTIMIZERS: dict[str, Callable[..., Rule]] = {
     "sgd": SGD,
     "rmsprop": RMSProp,
+    "adagrad": Adagrad,
+    "adadelta": Adadelta,
     "adam": Adam,
     "adamw": AdamW,
+    "adamax": Adamax,
+    "nadam": NAdam,
+    "radam": RAdam,
+    "lion": Lion,
     "muon": Muon,
 }
 
 
 def make_optimizers(text: str, model: nn.Module, *, precision: str = "fp32") -> list[Optimizer]:
-    """The optimizers that `text` describes, over all of a model's parameters. Groups keep their rate as `base_lr`."""
-    made: list[Optimizer] = build(OPTIMIZERS, text, precision=precision).make(groups(model))
+    """The optimizers that `text` describes, over all of a model's parameters; none where it has none, as counts have.
+    Groups keep their rate as `base_lr`."""
+    rule: Rule = build(OPTIMIZERS, text, precision=precision)
+    made = rule.make(groups(model)) if any(True for _ in model.parameters()) else []
     check_cover(model, made)
     for optimizer in made:
         for group in optimizer.param_groups:

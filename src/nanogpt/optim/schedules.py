@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 from nanogpt.errors import UserError
 from nanogpt.parts import at_least
+from nanogpt.spec import Value, to_text
 
 
 class Schedule:
@@ -39,6 +41,8 @@ def share(**values: float) -> None:
 
 
 class Constant(Schedule):
+    """The base rate throughout, after the warm-up."""
+
     def __init__(self, *, warmup: float = 0.0) -> None:
         at_least(0, warmup=warmup)
         self.warmup = warmup
@@ -48,7 +52,7 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """Falls in a straight line to `final`, which it would reach in the step after the last."""
+    """Falls in a straight line to the share `final`, which it would reach in the step after the last."""
 
     def __init__(self, *, warmup: float = 0.0, final: float = 0.0) -> None:
         at_least(0, warmup=warmup)
@@ -88,6 +92,52 @@ class WSD(Schedule):
         return 1.0 if step < start else self.final + (1 - self.final) * (1 - _done(step, start, steps))
 
 
+class Step(Schedule):
+    """Times `factor` at each milestone: `step(at=0.5, factor=0.1)` is makemore's "0.1, then 0.01 from half way on".
+
+    at: a step's number, or a share of the run where it is below 1; or a list of them, `step(at=[0.5, 0.75])`; by
+    default half way. every: instead, each so many steps (or that share of the run).
+    """
+
+    def __init__(self, *, at: Value = 0.0, factor: float = 0.1, every: float = 0.0, warmup: float = 0.0) -> None:
+        share(factor=factor)
+        at_least(0, every=every, warmup=warmup)
+        given = at if isinstance(at, list) else [at] if at else []
+        numbers = [float(m) for m in given if isinstance(m, (int, float)) and m > 0]
+        if len(numbers) != len(given) or (isinstance(at, list) and not at):
+            raise UserError(f"at={to_text(at)} must be steps or shares of the run above 0; nearest: 0.5")
+        if numbers and every:
+            raise UserError("at and every: the rate falls either at milestones or at equal distances; give one of them")
+        self.at: Value = at if numbers or every else 0.5
+        self.factor, self.every, self.warmup = factor, every, warmup
+        self._milestones = numbers or ([] if every else [0.5])
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        if self.every:
+            return self.factor ** (step // max(1, length(self.every, steps)))
+        return self.factor ** sum(step >= length(m, steps) for m in self._milestones)
+
+
+class InverseSqrt(Schedule):
+    """sqrt(w / n) in step n = 1, 2, ... after w steps, which rise to 1 or are flat: no end of the run is assumed.
+    Vaswani et al. 2017, section 5.3 (theirs also has the factor dim^-0.5, which is the optimizer's lr here).
+
+    warmup: w - 1 steps, or that share of the run. before: "rise", a straight line; "flat", the full rate, as T5's
+    1 / sqrt(max(n, 10,000)) (Raffel et al. 2020, section 3.1.2).
+    """
+
+    def __init__(self, *, warmup: float = 0.05, before: Literal["rise", "flat"] = "rise") -> None:
+        at_least(0, warmup=warmup)
+        self.warmup, self.before = warmup, before
+
+    def __call__(self, step: int, steps: int) -> float:
+        flat = self.before == "flat" and step < length(self.warmup, steps)
+        return 1.0 if flat else super().__call__(step, steps)
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        return math.sqrt((warmup + 1) / (step + 1))
+
+
 def _done(step: int, start: int, steps: int) -> float:
     """How far the way from `start` to `steps` has been gone, 0 to 1."""
     return min(1.0, (step - start) / max(1, steps - start))
@@ -98,4 +148,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Linear,
     "cosine": Cosine,
     "wsd": WSD,
+    "step": Step,
+    "inverse_sqrt": InverseSqrt,
 }

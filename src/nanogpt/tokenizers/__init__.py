@@ -7,6 +7,7 @@ from nanogpt.tokenizers.recipes import (
     expected_size,
     load_tokenizer,
     make_tokenizer,
+    read_tokenizer,
     resolve_tokenizer,
     tokenizer_for,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "expected_size",
     "load_tokenizer",
     "make_tokenizer",
+    "read_tokenizer",
     "resolve_tokenizer",
     "tokenizer_for",
 ]

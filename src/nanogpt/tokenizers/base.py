@@ -26,6 +26,8 @@ class Tokenizer(ABC):
     """One more than the largest id."""
     eot: int | None
     """Id of <|endoftext|>, where there is one."""
+    bos: int | None = None
+    """Id that a text begins with, where that is another one than `eot` (Llama's <s>)."""
     lossless: bool = True
     """decode(encode(text)) == text, for every text that it can encode."""
     note: str = ""

@@ -15,6 +15,8 @@ from nanogpt.tokenizers.tables import byte_symbols
 
 ENDS = (EOT, "<|end_of_text|>", "</s>", "<eos>")
 """What the end of a text is called in the families whose files one meets."""
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<BOS_TOKEN>", "<|bos|>")
+"""And its beginning, where that is not the end of the text before."""
 TRAINING_TEXT = 32_000_000
 """Characters that merges are learned from, the first of the training split: more takes minutes and changes few."""
 
@@ -37,6 +39,7 @@ class JsonTokenizer(Tokenizer):
         vocab = self.engine.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1
         self.eot = next((vocab[name] for name in ENDS if name in vocab), None)
+        self.bos = next((vocab[name] for name in STARTS if name in vocab), None)
         self.note = _loss(parts)
         self.lossless = not self.note
 
@@ -53,6 +56,8 @@ def _loss(parts: dict[str, Any]) -> str:
     """Why the text that comes back may not be the text that went in; empty where it always is."""
     if parts.get("normalizer"):
         return f"it normalises text first ({parts['normalizer'].get('type')}), so the decoded text may differ"
+    if parts["model"].get("type") == "WordLevel":
+        return "it knows whole words only: others become <unk>, and white space between words becomes one space"
     before = parts.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers", [before])
     kinds = {step.get("type"): step for step in steps}

@@ -19,6 +19,7 @@ from nanogpt.tokenizers.bpe import JsonTokenizer, train_bpe
 from nanogpt.tokenizers.patterns import PATTERNS
 from nanogpt.tokenizers.ranks import PUBLISHED, published_json
 from nanogpt.tokenizers.tables import ByteTokenizer, CharTokenizer, read_table
+from nanogpt.tokenizers.words import Words
 
 Texts = Callable[[], Iterator[str]]
 
@@ -116,6 +117,7 @@ TOKENIZERS: dict[str, Callable[..., Any]] = {
     "char": Char,
     "byte": Byte,
     "bpe": Bpe,
+    "words": Words,
     "gpt2": Gpt2,
     "cl100k_base": Cl100k,
     "o200k_base": O200k,
@@ -172,7 +174,7 @@ def tokenizer_for(text: str | Spec, corpus: Corpus) -> Tokenizer:
     if not recipe.learns:
         return make()
     key = key_of(str(recipe.spec), corpus.sha256, corpus.rule, corpus.splits, corpus.documents, version("tokenizers"))
-    return _read(_cached(f"{recipe.spec.name}-{key}", lambda: make().json), "the cache")
+    return read_tokenizer(_cached(f"{recipe.spec.name}-{key}", lambda: make().json), "the cache")
 
 
 def _cached(name: str, make: Callable[[], str]) -> str:
@@ -192,10 +194,11 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a tokenizer.json: it is not text") from None
-    return _read(text, str(path))
+    return read_tokenizer(text, str(path))
 
 
-def _read(text: str, where: str) -> Tokenizer:
+def read_tokenizer(text: str, where: str) -> Tokenizer:
+    """The tokenizer that the text of a tokenizer.json says; `where` it is from, for errors."""
     try:
         parts = json.loads(text)
         return read_table(parts) or JsonTokenizer(text, parts)

@@ -6,7 +6,7 @@ They encode with numpy, and save as a byte-pair tokenizer without pairs, which H
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,14 @@ def byte_symbols() -> list[str]:
 def table_json(vocab: dict[str, int], pre_tokenizer: Any, decoder: Any) -> str:
     """A tokenizer.json without merges."""
     model = {**BPE, "ignore_merges": False, "vocab": vocab, "merges": []}
-    return file_json(model, [EOT] if EOT in vocab else [], pre_tokenizer, decoder)
+    return file_json(model, {EOT: vocab[EOT]} if EOT in vocab else {}, pre_tokenizer, decoder)
 
 
-def file_json(model: dict[str, Any], specials: Iterable[str], pre_tokenizer: Any, decoder: Any) -> str:
-    """The text of a tokenizer.json; special tokens are in the model's vocabulary too, which fixes their ids."""
+def file_json(model: dict[str, Any], specials: Mapping[str, int], pre_tokenizer: Any, decoder: Any) -> str:
+    """The text of a tokenizer.json. Special tokens that are in the model's vocabulary too may have any id; others come
+    after it."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = [{"id": model["vocab"][token], "content": token, **flags} for token in specials]
+    added = [{"id": i, "content": token, **flags} for token, i in specials.items()]
     parts: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
     parts |= {"normalizer": None, "pre_tokenizer": pre_tokenizer, "post_processor": None}
     return json.dumps(parts | {"decoder": decoder, "model": model}, ensure_ascii=False)

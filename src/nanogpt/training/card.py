@@ -40,6 +40,7 @@ def memory(config: RunConfig, model: nn.Module, optimizers: Sequence[Optimizer])
     for optimizer in optimizers:
         each = ADAM_STATE if "betas" in optimizer.defaults else MOMENTUM_STATE
         kept += each * sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    kept += 4 * weights if config.optim.ema else 0
     shape = config.model
     width = shape.vocab_size if shape.dim == "vocab" else shape.dim
     tokens = config.train.batch // config.train.accumulate * shape.context
@@ -55,11 +56,13 @@ def seconds(config: RunConfig, cost: Cost, machine: Machine, done: int = 0) -> f
 
 
 def card(config: RunConfig, cost: Cost, memory: Memory, machine: Machine, done: int = 0) -> list[str]:
+    where = f"{machine.device}, {machine.threads} threads" if machine.kind == "cpu" else machine.device
+    if not cost.total:
+        return ["model      no weights to train: it is fitted to the text at once", f"machine    {where}"]
     parts = ", ".join(f"{name} {count:,}" for name, count in cost.parameters.items())
     tokens = config.train.batch * config.model.context
     left = duration(seconds(config, cost, machine, done))
     micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
-    where = f"{machine.device}, {machine.threads} threads" if machine.kind == "cpu" else machine.device
     choices = [(where, "device"), (machine.precision, "precision"), (f"compile {machine.compile}", "compile")]
     reasons = [f"{text} ({machine.reasons[key]})" if key in machine.reasons else text for text, key in choices]
     return [

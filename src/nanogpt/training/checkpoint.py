@@ -1,7 +1,7 @@
 """Checkpoints: all that is needed to go on, bit for bit. safetensors and JSON, never pickle.
 
-    step-000500/model.safetensors   weights by parameter name
-                state.safetensors   optimizer state, as `parameter/key`
+    step-000500/model.safetensors   weights by parameter name; their running mean where one is kept (average.py)
+                state.safetensors   optimizer state, as `parameter/key`; beside a mean, `parameter/raw`: what is trained
                 state.json          counters, and the sha256 of both files and of itself
 
 Written in a hidden folder beside, synced, renamed. Nothing is deleted before its successor is complete.
@@ -30,6 +30,8 @@ from torch.optim import Optimizer
 from nanogpt.errors import RunError
 from nanogpt.files import LEFT_OVER, sync_folder
 from nanogpt.runs import CHECKPOINTS, Run, as_json, digest_of, step_of
+from nanogpt.training.average import RAW, Average
+from nanogpt.training.fitting import make_room, sizes_unknown
 from nanogpt.training.nonfinite import HINT, first_bad_parameter
 
 MODEL, STATE, FACTS = "model.safetensors", "state.safetensors", "state.json"
@@ -67,8 +69,9 @@ def full_disk_is_one_line(run: Run) -> Iterator[None]:
         raise RunError(f"no room left on the disk of {run.path}{where} ({error.strerror}): {kept}") from None
 
 
-def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Optimizer]) -> Path:
-    """Write a checkpoint, then remove those that are neither it nor the best."""
+def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Optimizer],
+         mean: Mapping[str, Tensor] | None = None) -> Path:  # fmt: skip
+    """Write a checkpoint, then remove those that are neither it nor the best. `mean`: of the weights, if kept."""
     if bad := first_bad_parameter(model):
         raise RunError(f"{bad} is not finite after step {progress.step}: not saved; {kept(run)}; {HINT}")
     folder = run.path / CHECKPOINTS
@@ -77,8 +80,10 @@ def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Op
     beside.mkdir()
     try:
         state, scalars = optimizer_state(model, optimizers)
+        if mean:
+            state |= {f"{name}/{RAW}": parameter for name, parameter in model.named_parameters()}
         digests = {
-            MODEL: _write(beside / MODEL, save_tensors(_on_cpu(model.state_dict()))),
+            MODEL: _write(beside / MODEL, save_tensors(_on_cpu({**model.state_dict(), **(mean or {})}))),
             STATE: _write(beside / STATE, save_tensors(_on_cpu(state))),
         }
         facts = {**asdict(progress), "optimizer": scalars, "sha256": digests}
@@ -130,9 +135,12 @@ class Checkpoint:
     state: dict[str, Tensor]
     scalars: dict[str, dict[str, Any]]
 
-    def restore(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    def restore(self, model: nn.Module, optimizers: Sequence[Optimizer], average: Average | None = None) -> None:
         load_weights(model, self.weights, self.path)
-        load_optimizer_state(model, optimizers, self.state, self.scalars)
+        if average:
+            average.restore(self.state)
+        remembered = {full: tensor for full, tensor in self.state.items() if not full.endswith(f"/{RAW}")}
+        load_optimizer_state(model, optimizers, remembered, self.scalars)
 
 
 def load(path: Path) -> Checkpoint:
@@ -208,17 +216,18 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Fill a model. RunError naming the first tensor that does not fit."""
     check_fit(model, weights, source)
+    make_room(model, weights)
     model.load_state_dict(dict(weights))
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    own = model.state_dict()
+    own, unknown = model.state_dict(), sizes_unknown(model)
     for name in sorted(own.keys() | weights.keys()):
         if name not in weights:
             raise RunError(f"{source} has no '{name}', which the model has")
         if name not in own:
             raise RunError(f"{source} has '{name}', which the model has not")
-        if own[name].shape != weights[name].shape:
+        if own[name].shape != weights[name].shape and name not in unknown:
             raise RunError(f"{source}: '{name}' is {list(weights[name].shape)}, the model's is {list(own[name].shape)}")
 
 

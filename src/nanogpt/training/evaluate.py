@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpt.data.batches import windows
 from nanogpt.data.shards import Tokens
+from nanogpt.model.language_model import LanguageModel
+from nanogpt.model.objectives import IGNORED
 from nanogpt.training.machine import Machine
 from nanogpt.training.world import World
 
@@ -29,25 +32,60 @@ class Evaluation:
     """Tokens scored."""
 
 
+class Mixture:
+    """p = (1 - share) p_one + share p_other: two models of one vocabulary as one. Jelinek & Mercer 1980; Bengio et al.
+    2003 mix their network with a trigram at 0.5."""
+
+    def __init__(self, one: LanguageModel, other: LanguageModel, share: float) -> None:
+        self.models = (one, other)
+        self.logs = (math.log1p(-share), math.log(share))
+        self.context, self.vocab_size, self.training = one.context, one.vocab_size, one.training
+
+    def train(self, mode: bool = True) -> None:
+        for model in self.models:
+            model.train(mode)
+
+    def eval(self) -> None:
+        self.train(False)
+
+    def losses(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        mask_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        count: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """The next token's, as of one model; auxiliary terms mean nothing here."""
+        targets, logs = targets_BT.flatten(), []
+        for model, log in zip(self.models, self.logs, strict=True):
+            logits = model(tokens_BT, mask_BT, documents_BT).flatten(0, 1).float()
+            logs.append(log - F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none"))
+        mixed = torch.logaddexp(*logs)
+        return {"nll": -mixed[targets != IGNORED].sum() / count}
+
+
 def to_device(array: Any, device: str) -> Tensor | None:
     """A batch's array on the device; what a batch does not have stays None."""
     return None if array is None else torch.from_numpy(array).to(device)
 
 
 @torch.no_grad()
-def evaluate(model: Any, tokens: Tokens, *, batching: str, machine: Machine, world: World | None = None) -> Evaluation:
-    """Score every token of a split, in the precision of training.
+def evaluate(model: Any, tokens: Tokens, *, batching: str, machine: Machine, world: World | None = None,
+             context: int | None = None) -> Evaluation:  # fmt: skip
+    """Score every token of a split, in the precision of training, in windows of `context` (by default the model's).
 
     Not compiled, also where training is: `nanogpt eval` then gives the very number that training saw. The batch
     depends on the model alone, so a run's `train.batch` does not change the last digits.
     """
     world = world or World()
-    rows = max(1, min(ROWS, LOGITS // (model.context * model.vocab_size)))
+    context = context or model.context
+    rows = max(1, min(ROWS, LOGITS // (context * model.vocab_size)))
     total = torch.zeros(2, dtype=torch.float64)
     was_training = model.training
     model.eval()
     try:
-        for number, batch in enumerate(windows(tokens, rows, model.context, batching)):
+        for number, batch in enumerate(windows(tokens, rows, context, batching)):
             if number % world.size != world.rank:
                 continue
             with machine.autocast():

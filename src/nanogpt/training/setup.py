@@ -30,6 +30,7 @@ from nanogpt.data.shards import Tokens
 from nanogpt.data.shards import prepare as prepare_tokens
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, field, resolve_model
+from nanogpt.model.rules import check_rows
 from nanogpt.optim.optimizers import OPTIMIZERS, make_optimizers
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build
@@ -69,7 +70,14 @@ def check(run: Run, config: RunConfig, world: World) -> None:
     vocab_size = config.model.vocab_size or ANY_VOCABULARY
     model = resolve_model(config.model.model_copy(update={"vocab_size": vocab_size}))
     with field("optim.optimizer"), torch.device("meta"):
-        make_optimizers(config.optim.optimizer, LanguageModel(model))
+        built = LanguageModel(model)
+        optimizers = make_optimizers(config.optim.optimizer, built)
+    if not optimizers and config.train.steps > 1:
+        raise UserError(
+            f"train.steps={config.train.steps}: this model has no weights to train, it is fitted to the text at once; "
+            "nearest: train.steps=1"
+        )
+    check_rows(built, config.train.batch // (config.train.accumulate * world.size), world.size)
 
 
 def prepare(run: Run, config: RunConfig, world: World) -> Material:

@@ -19,14 +19,17 @@ import torch
 from torch import Tensor
 
 from nanogpt.data.batches import Batch, Sampler
+from nanogpt.data.shards import Tokens
 from nanogpt.errors import RunError
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build
 from nanogpt.runs import Run
 from nanogpt.training import checkpoint as checkpoints
+from nanogpt.training.average import Average
 from nanogpt.training.card import card, memory
 from nanogpt.training.checkpoint import Checkpoint, Progress, full_disk_is_one_line
 from nanogpt.training.evaluate import Evaluation, evaluate, to_device
+from nanogpt.training.fitting import SCORED, beginning, fit
 from nanogpt.training.interrupt import Interrupt
 from nanogpt.training.nonfinite import HINT, first_bad_gradient, first_bad_module
 from nanogpt.training.progress import Listener
@@ -58,6 +61,7 @@ class Trainer:
         self.machine.prepare()
         self.model, self.optimizers = build_model(material)
         self.parameters = list(self.model.parameters())
+        self.average = Average(self.model, self.config.optim.ema)
         self.losses: Callable[..., dict[str, Tensor]] = self.model.losses
         self.schedule = build(SCHEDULES, self.config.optim.schedule)
         self.batches = Sampler(
@@ -77,7 +81,7 @@ class Trainer:
             listener(event, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.restore(self.model, self.optimizers)
+        checkpoint.restore(self.model, self.optimizers, self.average)
         self.progress = checkpoint.progress
 
     # ---- the loop
@@ -85,7 +89,8 @@ class Trainer:
     def go(self) -> Summary:
         """Train to the end, or until someone asks to stop."""
         if self.progress.step == self.steps:
-            self.say("note", text=f"all {self.steps} steps are taken; go on with train.steps={2 * self.steps}")
+            more = f"go on with train.steps={2 * self.steps}" if self.parameters else "there is nothing to go on with"
+            self.say("note", text=f"all {self.steps} steps are taken; {more}")
             return self._summary("finished")
         if self.stopped_early:
             self.say("note", text=f"stopped early at step {self.progress.step}; go on with train.patience=0")
@@ -93,7 +98,9 @@ class Trainer:
         with full_disk_is_one_line(self.run), Interrupt() as interrupt:
             used = memory(self.config, self.model, self.optimizers)
             self.say("card", lines=card(self.config, self.material.cost, used, self.machine, self.progress.step))
-            if self.machine.compile == "on":
+            if self.progress.step == 0:
+                self._fit()
+            if self.machine.compile == "on" and self.parameters:
                 self._compile()
             self.say("start", step=self.progress.step, steps=self.steps)
             self.model.train()
@@ -137,6 +144,8 @@ class Trainer:
 
     def step(self) -> dict[str, Any]:
         """One optimizer step on one batch, cut into micro-batches. Returns its row of metrics."""
+        if not self.parameters:
+            return self._only_fitted()
         started = time.perf_counter()
         number = self.progress.step
         batch = self.batches.batch(number)
@@ -152,12 +161,40 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * share
             optimizer.step()
+        self.average.update(number + 1)
         seconds = time.perf_counter() - started
         self.progress.step += 1
         self.progress.tokens += scored
         self.progress.seconds += seconds
         self.progress.val_loss = None
         return self._row(values, scored, seconds)
+
+    def _fit(self) -> None:
+        """Before the first step: what is fitted to the training text in closed form (fitting.py)."""
+        started = time.perf_counter()
+        for found in fit(self.model, self.material.splits["train"], self.config.data.batching):
+            self.say("note", text=f"counted    {found}")
+        self.progress.seconds += time.perf_counter() - started
+
+    def _only_fitted(self) -> dict[str, Any]:
+        """The one step of a model without weights: the loss on the training text, or on its beginning where the
+        vocabulary is so large that all of it would take minutes."""
+        tokens = self.material.splits["train"]
+        some = beginning(tokens, SCORED // self.model.vocab_size)
+        found = self._score(some)
+        self.progress.step += 1
+        self.progress.tokens += len(tokens) - 1
+        self.progress.val_loss = None
+        facts = {"step": self.progress.step, "tokens": self.progress.tokens}
+        rate = self.progress.tokens / max(self.progress.seconds, 1e-9)
+        return {
+            **facts,
+            "seconds": round(self.progress.seconds, 6),
+            "train/loss": found.loss,
+            "tokens_per_second": round(rate, 1),
+            "step_seconds": self.progress.seconds,
+            "step_tokens": self.progress.tokens,
+        }
 
     def _gradients(self, batch: Batch, number: int) -> tuple[dict[str, Tensor], int]:
         """Gradients of the whole batch's loss, and its terms. Every micro-batch is divided by the scored tokens of
@@ -235,8 +272,12 @@ class Trainer:
     # ---- now and then
 
     def evaluate(self) -> Evaluation:
-        tokens = self.material.splits["val"]
-        return evaluate(self.model, tokens, batching=self.config.data.batching, machine=self.machine, world=self.world)
+        return self._score(self.material.splits["val"])
+
+    def _score(self, tokens: Tokens) -> Evaluation:
+        batching = self.config.data.batching
+        with self.average.in_place():
+            return evaluate(self.model, tokens, batching=batching, machine=self.machine, world=self.world)
 
     def _evaluate_into(self, row: dict[str, Any]) -> bool:
         """Add the validation loss to a row; whether it is the best one so far."""
@@ -255,7 +296,7 @@ class Trainer:
     def save(self) -> None:
         if self.world.is_main:
             self.run.sync()
-            path = checkpoints.save(self.run, self.progress, self.model, self.optimizers)
+            path = checkpoints.save(self.run, self.progress, self.model, self.optimizers, self.average.weights)
             self.say("checkpoint", step=self.progress.step, path=path)
         self.world.wait()
 
@@ -264,7 +305,7 @@ class Trainer:
         if not self.world.is_main or self.sampler is None:
             return None
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.average.in_place():
             text = self.sampler(self.model)
         self.model.train()
         self.run.log_sample({"step": self.progress.step, "text": text})

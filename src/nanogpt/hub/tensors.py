@@ -1,0 +1,142 @@
+"""Names of tensors: a checkpoint's <-> ours, by the table of a family. One table, read in both directions.
+
+    "model.layers.{}.self_attn.q_proj" = "blocks.{}.mixer.q"
+    "transformer.h.{}.attn.c_attn" = "blocks.{}.mixer.q, blocks.{}.mixer.k, blocks.{}.mixer.v | transposed"
+
+A row stands for the weight and the bias, in each layer that has them. Several of ours lie one below the other in one
+of theirs. After the bar: how theirs lies in memory (LAYOUTS); `{name}` there is a key of config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt.errors import UserError
+from nanogpt.hub.expressions import Template
+from nanogpt.hub.families import Family, Values
+from nanogpt.spec import Spec, to_text
+
+SUFFIXES = ("", ".weight", ".bias")
+Layout = Callable[..., Tensor]
+
+
+def _transposed(x: Tensor, back: bool) -> Tensor:
+    """Theirs is (n_in, n_out), as in GPT-2's Conv1D. A vector stays."""
+    return x.T if x.ndim == 2 else x
+
+
+def _by_head(x: Tensor, back: bool, *, heads: int, parts: int = 3) -> Tensor:
+    """Theirs has q, k, v of the first head, then of the second, ... (GPT-NeoX); ours all of q, then all of k, of v."""
+    first, second = (parts, heads) if back else (heads, parts)
+    return x.unflatten(0, (first, second, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def _paired(x: Tensor, back: bool, *, heads: int) -> Tensor:
+    """Rotary pairs in theirs are neighbours (llama2.c, GGUF); in ours i and i + E/2."""
+    shape = (heads, 2, -1) if back else (heads, -1, 2)
+    return x.unflatten(0, shape).transpose(1, 2).flatten(0, 2)
+
+
+def _swapped(x: Tensor, back: bool, *, heads: int) -> Tensor:
+    """Theirs turns against our direction (nanochat), which is ours with the halves of each head swapped."""
+    return x.unflatten(0, (heads, 2, -1)).flip(1).flatten(0, 2)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "transposed": _transposed,
+    "by_head": _by_head,
+    "paired": _paired,
+    "swapped": _swapped,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of theirs and those of ours that lie in it."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    how: Spec | None
+
+    def _laid(self, x: Tensor, back: bool) -> Tensor:
+        return x if self.how is None else LAYOUTS[self.how.name](x, back, **self.how.knobs)
+
+    def split(self, tensor: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """Theirs -> ours. ValueError where its shape is not that of ours put together."""
+        wanted = list(self.join({name: torch.empty(shapes[name], device="meta") for name in self.ours}).shape)
+        if list(tensor.shape) != wanted:
+            raise ValueError(f"is {list(tensor.shape)}; the configuration makes it {wanted}")
+        parts = self._laid(tensor, back=False).split([shapes[name][0] for name in self.ours])
+        return dict(zip(self.ours, parts, strict=True))
+
+    def join(self, ours: Mapping[str, Tensor]) -> Tensor:
+        """Ours -> theirs."""
+        return self._laid(torch.cat([ours[name] for name in self.ours]), back=True)
+
+
+def rows(family: Family, values: Values, ours: Sequence[str], n_layers: int) -> list[Row]:
+    """The rows that a model with these tensors has. UserError, naming it, for a tensor that the family has not."""
+    own, found, seen = set(ours), [], set()
+    for theirs, text in family.tensors.items():
+        targets, _, how = (part.strip() for part in text.partition("|"))
+        laid = _layout(how, values)
+        for layer in range(n_layers) if "{}" in theirs else (0,):
+            names = [target.strip().replace("{}", str(layer)) for target in targets.split(",")]
+            for suffix in SUFFIXES:
+                full = tuple(name + suffix for name in names)
+                if own.issuperset(full):
+                    found.append(Row(theirs.replace("{}", str(layer)) + suffix, full, laid))
+                    seen.update(full)
+    if left := own - seen:
+        raise UserError(f"{family.name} has no tensor for our {min(left)}")
+    return found
+
+
+def _layout(text: str, values: Values) -> Spec | None:
+    if not text:
+        return None
+    filled = Template(text).fill(values)
+    return filled if isinstance(filled, Spec) else Spec(to_text(filled))
+
+
+def from_theirs(
+    table: Sequence[Row], theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], family: Family, where: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors. UserError for the first that is missing, misshapen or nobody's.
+
+    `theirs` may read a tensor only when it is asked for one.
+    """
+    left = set(theirs)
+    for row in table:
+        name = row.theirs if row.theirs in left else row.theirs.removeprefix(family.prefix)
+        if name not in left:
+            raise UserError(f"{where} has no tensor '{row.theirs}', which {', '.join(row.ours)} would come from")
+        left.remove(name)
+        try:
+            yield from row.split(theirs[name], shapes).items()
+        except ValueError as error:
+            raise UserError(f"{where}: tensor '{name}' {error}") from None
+    left = {name for name in left if not any(fnmatch(name, pattern) for pattern in family.dropped)}
+    copies = [(name, ours) for name in sorted(left) if (ours := _copied(name, family, table))]
+    for name, original in copies:  # a tied head that was saved all the same
+        if not torch.equal(theirs[name], theirs[_there(original, theirs, family)]):
+            raise UserError(f"{where}: tensor '{name}' should be the same as '{original}', to which it is tied")
+        left.remove(name)
+    if left:
+        raise UserError(f"{where}: tensor '{min(left)}' is one that {family.name} of this configuration has not")
+
+
+def _copied(name: str, family: Family, table: Sequence[Row]) -> str | None:
+    """The tensor that this one is a copy of, where a family ties one to another."""
+    tied = family.tied.get(name)
+    return tied if any(row.theirs == tied for row in table) else None
+
+
+def _there(name: str, theirs: Mapping[str, Any], family: Family) -> str:
+    return name if name in theirs else name.removeprefix(family.prefix)

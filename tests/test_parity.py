@@ -1,0 +1,231 @@
+"""Every family against `transformers`: drawn small configurations agree in logits, loss, gradients and greedy text."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanogpt.errors import UserError
+from nanogpt.generate import Sampling, generate
+from nanogpt.hub.export import to_theirs
+from nanogpt.hub.families import families
+from nanogpt.hub.load import Parts, load, understand
+from nanogpt.hub.source import Source
+from nanogpt.hub.tensors import from_theirs
+from nanogpt.model.language_model import LanguageModel
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
+transformers.logging.set_verbosity_error()
+VOCAB, TIME = 61, 64
+BASE: dict[str, list[Any]] = {
+    "vocab_size": [VOCAB], "hidden_size": [32], "intermediate_size": [40, 48], "num_hidden_layers": [3, 4],
+    "num_attention_heads": [4], "num_key_value_heads": [1, 2, 4], "max_position_embeddings": [128],
+    "tie_word_embeddings": [True, False], "bos_token_id": [None], "eos_token_id": [None], "pad_token_id": [None],
+}  # fmt: skip
+"""What all are drawn from."""
+BOTH = [True, False]
+PLAIN = {"rope_type": "default", "rope_theta": 1000.0}
+LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75, "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.0, 2.0, 4.0],
+}  # fmt: skip
+
+
+def partial(share: float) -> dict[str, Any]:
+    return {**PLAIN, "partial_rotary_factor": share}
+
+
+def kinds(*patterns: str) -> list[list[str]]:
+    return [[{"s": "sliding_attention", "f": "full_attention"}[c] for c in p] for p in patterns]
+
+
+ROPE = {"rope_parameters": [PLAIN, LINEAR, YARN, LLAMA3]}
+WINDOW = {"sliding_window": [5, 9, 20]}
+DRAWN: dict[str, dict[str, list[Any]]] = {
+    "llama": {**ROPE, "head_dim": [8, 12], "attention_bias": BOTH, "mlp_bias": BOTH, "hidden_act": ["silu", "gelu"]},
+    "gpt2": {
+        "n_embd": [32], "n_layer": [3], "n_head": [2, 4], "n_positions": [128], "n_inner": [None, 40],
+        "activation_function": ["gelu_new", "gelu", "relu"], "scale_attn_weights": BOTH,
+    },
+    "gpt_neox": {"rope_parameters": [partial(0.25), partial(1.0)], "use_parallel_residual": BOTH, "attention_bias": BOTH},
+    "mistral": {**ROPE, "head_dim": [8, 12], "sliding_window": [None, 5, 20]},
+    "qwen2": {**ROPE, **WINDOW, "use_sliding_window": BOTH, "max_window_layers": [1, 2]},
+    "qwen3": {
+        **ROPE, **WINDOW, "head_dim": [8, 12], "attention_bias": BOTH, "use_sliding_window": BOTH,
+        "max_window_layers": [1, 2],
+    },
+    "gemma": {"head_dim": [8, 12], "hidden_act": ["gelu_pytorch_tanh", "gelu"], "attention_bias": BOTH},
+    "gemma2": {
+        **WINDOW, "head_dim": [8, 12], "query_pre_attn_scalar": [8, 20], "attn_logit_softcapping": [None, 2.0],
+        "final_logit_softcapping": [None, 3.0],
+    },
+    "gemma3_text": {
+        **WINDOW, "head_dim": [8, 12], "query_pre_attn_scalar": [8, 20], "num_hidden_layers": [4],
+        "layer_types": kinds("ssfs", "sfsf", "ssss"),
+        "rope_parameters": [{"sliding_attention": PLAIN, "full_attention": LINEAR},
+                            {"sliding_attention": {**PLAIN, "rope_theta": 50.0}, "full_attention": PLAIN}],
+    },
+    "olmo2": {**ROPE, "attention_bias": BOTH},
+    "olmo3": {
+        **WINDOW, "num_hidden_layers": [4], "layer_types": kinds("sssf", "fsss"), "attention_bias": BOTH,
+        "rope_parameters": [{"sliding_attention": PLAIN, "full_attention": YARN}],
+    },
+    "phi3": {
+        "sliding_window": [None, 9], "original_max_position_embeddings": [16, 256],
+        "rope_parameters": [partial(0.5), LONGROPE],
+    },
+    "smollm3": {
+        **ROPE, **WINDOW, "num_hidden_layers": [4], "no_rope_layers": [[1, 1, 1, 0], [0, 1, 0, 1]],
+        "use_sliding_window": [True], "layer_types": kinds("ffff", "fsfs"), "attention_bias": BOTH,
+    },
+    "starcoder2": {**ROPE, "sliding_window": [None, 9], "use_bias": BOTH},
+    "granite": {
+        **ROPE, "attention_bias": BOTH, "mlp_bias": BOTH, "embedding_multiplier": [3.0], "logits_scaling": [7.0],
+        "residual_multiplier": [0.3, 1.5], "attention_multiplier": [0.2, 0.5],
+    },
+    "stablelm": {
+        "use_qkv_bias": BOTH, "use_parallel_residual": BOTH, "rope_parameters": [partial(0.25), partial(0.5)],
+    },
+    "cohere2": {**WINDOW, "attention_bias": BOTH, "logit_scale": [0.3, 2.0], "num_hidden_layers": [4]},
+    "nanochat": {"attention_bias": [False], "final_logit_softcapping": [2.0, 15.0], "rope_parameters": [PLAIN, LINEAR]},
+    # Not of the first list, so the proof that a further family takes a table and nothing else:
+    "arcee": {**ROPE, "head_dim": [8, 12], "attention_bias": BOTH, "mlp_bias": BOTH},
+    "seed_oss": {**ROPE, "head_dim": [8, 12], "attention_bias": BOTH, "attention_out_bias": BOTH, "mlp_bias": BOTH},
+    "ernie4_5": {**ROPE, "head_dim": [8, 12], "use_bias": BOTH},
+    "exaone4": {**ROPE, **WINDOW, "num_hidden_layers": [4], "layer_types": kinds("sssf", "fsfs", "ssss")},
+}  # fmt: skip
+DRAWS = 3
+
+
+def draw(model_type: str, seed: int) -> Any:
+    """A small configuration of theirs with knobs drawn by this seed."""
+    random_ = random.Random(f"{model_type}{seed}")
+    table = {**({"vocab_size": [VOCAB], "tie_word_embeddings": BOTH} if model_type == "gpt2" else BASE), **DRAWN[model_type]}
+    if model_type == "gpt_neox":
+        table = {k: v for k, v in table.items() if k != "num_key_value_heads"}
+    knobs = {key: random_.choice(values) for key, values in table.items()}
+    return transformers.AutoConfig.for_model(model_type, **{"bos_token_id": None, "eos_token_id": None, **knobs})
+
+
+def both(config: Any, seed: int) -> tuple[Any, LanguageModel, Parts]:
+    """Their model with random weights, biases and norms too, and ours with the same."""
+    torch.manual_seed(seed)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    ours, parts = load(Source(config.model_type, config.to_dict(), theirs.state_dict()))
+    return theirs, ours, parts
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+@pytest.mark.parametrize("model_type", DRAWN)
+def test_logits_loss_and_gradients(model_type: str, seed: int) -> None:
+    theirs, ours, parts = both(draw(model_type, seed), seed)
+    ids = torch.randint(VOCAB, (2, TIME + 1))
+    wanted = theirs(ids[:, :-1]).logits
+    torch.testing.assert_close(ours(ids[:, :-1]), wanted, rtol=0, atol=1e-4)
+    loss = F.cross_entropy(wanted.flatten(0, 1), ids[:, 1:].flatten())
+    mine = ours.losses(ids[:, :-1], ids[:, 1:])["loss"]
+    torch.testing.assert_close(mine, loss, rtol=1e-4, atol=0)
+    loss.backward()
+    mine.backward()
+    slopes = {name: p.grad for name, p in theirs.named_parameters()}
+    wanted_slopes = dict(from_theirs(parts.table, slopes, parts.shapes, parts.family, "gradients"))
+    whole = torch.stack([g.norm() for g in wanted_slopes.values()]).norm()
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None
+        apart = (parameter.grad - wanted_slopes[name]).norm()
+        assert apart <= 1e-4 * max(wanted_slopes[name].norm(), 1e-3 * whole), name
+
+
+@pytest.mark.parametrize("model_type", DRAWN)
+def test_padded_batches_and_greedy_text(model_type: str) -> None:
+    theirs, ours, _ = both(draw(model_type, 1), 1)
+    torch.manual_seed(1)
+    ids, lengths = torch.randint(VOCAB, (2, 24)), [24, 18]
+    mask = torch.tensor([[column >= 24 - n for column in range(24)] for n in lengths])
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        wanted = theirs(ids, attention_mask=mask.long(), position_ids=places).logits
+        torch.testing.assert_close(ours(ids, mask)[mask], wanted[mask], rtol=0, atol=1e-4)
+        written = theirs.generate(ids[:1], do_sample=False, max_new_tokens=TIME, min_new_tokens=TIME, return_dict_in_generate=True, output_logits=True)  # fmt: skip
+    wanted_ids = written.sequences[0, 24:].tolist()
+    (mine,) = generate(ours, ids[:1].tolist(), TIME, Sampling(temperature=0))
+    parted = next((n for n in range(TIME) if mine[n] != wanted_ids[n]), None)
+    if parted is not None:  # only where two tokens are as likely, but for rounding
+        best = written.logits[parted][0].topk(2).values
+        assert best[0] - best[1] < 1e-4, f"token {parted}: {mine[parted]} instead of {wanted_ids[parted]}"
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+@pytest.mark.parametrize("model_type", DRAWN)
+def test_there_and_back_is_bitwise_and_theirs_reads_it(model_type: str, seed: int) -> None:
+    theirs, ours, parts = both(draw(model_type, seed), seed)
+    family, config, tensors = to_theirs(parts.config, ours.state_dict(), parts.family.name)
+    assert family is parts.family
+    own = theirs.state_dict()
+    assert all(torch.equal(tensors[name], own[name]) for name in tensors)
+    again, parts_again = load(Source("again", config, tensors))
+    assert parts_again.config == parts.config
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+    read = transformers.AutoConfig.for_model(**config)
+    assert understand(read.to_dict(), "theirs").config == parts.config
+
+
+@pytest.mark.parametrize("model_type", DRAWN)
+def test_what_is_left_out_means_what_it_means_to_them(model_type: str) -> None:
+    few = {"vocab_size": 61, "hidden_size": 2048, "intermediate_size": 8, "num_hidden_layers": 8, "num_attention_heads": 64,
+           "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}  # fmt: skip
+    if model_type == "gpt2":
+        few = {"vocab_size": 61, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": None}
+    whole = transformers.AutoConfig.for_model(model_type, **few).to_dict()
+    assert understand({"model_type": model_type, **few}, "few").config == understand(whole, "whole").config
+
+
+def test_every_family_is_drawn() -> None:
+    opened = {f.model_types[0] for f in families().values() if f.architecture}
+    assert opened == set(DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+         {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}),
+        ({"rope_scaling": None, "head_dim": None, "torch_dtype": "bfloat16"}, {}),
+    ],
+)  # fmt: skip
+def test_configurations_of_earlier_years(old: dict[str, Any], new: dict[str, Any]) -> None:
+    few = {"model_type": "llama", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+           "num_attention_heads": 4}  # fmt: skip
+    assert understand({**few, **old}, "old").config == understand({**few, **new}, "new").config
+
+
+def test_a_wrong_table_would_be_found() -> None:
+    """The comparison itself: two queries swapped, and the logits are far apart."""
+    theirs, _, _ = both(draw("llama", 0), 0)
+    state = {k: v.clone() for k, v in theirs.state_dict().items()}
+    state["model.layers.0.self_attn.q_proj.weight"] = state["model.layers.0.self_attn.q_proj.weight"].flip(0)
+    ours, _ = load(Source("llama", theirs.config.to_dict(), state))
+    ids = torch.randint(VOCAB, (1, 16))
+    with torch.no_grad():
+        assert (ours(ids) - theirs(ids).logits).abs().max() > 1e-2
+
+
+def test_a_key_that_no_family_has_is_refused_by_name() -> None:
+    config = draw("llama", 0).to_dict()
+    for key, value in [("clip_qkv", 8.0), ("rope_parameters", {"rope_type": "dynamic", "factor": 2.0})]:
+        with pytest.raises(UserError, match="clip_qkv" if key == "clip_qkv" else "rope_type=dynamic"):
+            understand({**config, key: value}, "x")
