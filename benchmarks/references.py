@@ -57,8 +57,8 @@ ROWS: dict[str, Row] = {
     # names, the lectures' split: what the lecture calls dev is val
     "makemore-mlp": Row(2.17, ["makemore-mlp", *SPARSE], within=0.02),
     "makemore-mlp-repaired": Row(2.107, ["makemore-mlp-repaired", ADAMW.format("5e-3"), *LARGER], most=2.11),
-    "makemore-batchnorm": Row(2.1048, ["makemore-batchnorm", ADAMW.format("5e-3"), *LARGER], most=2.11),
-    "makemore-wavenet": Row(1.993, ["makemore-wavenet", *SPARSE], most=2.00),
+    "makemore-batchnorm": Row(2.1048, ["makemore-batchnorm"], most=2.11),
+    "makemore-wavenet": Row(1.993, ["makemore-wavenet"], most=2.00),
     # names, makemore.py's split: what it calls test is val
     "makemore": Row(1.92, ["makemore", ADAMW.format("2e-3"), *SHORT], most=1.93, which="best"),
     "makemore-py-mlp": Row(None, ["makemore-py-mlp", ADAMW.format("2e-3"), *SHORT], which="best"),

@@ -21,8 +21,8 @@ from nanogpt.training import loop
 from nanogpt.training.fitting import beginning
 from nanogpt.training.trainer import Summary
 
-TEXT = "".join(f"{a} and {b} went to the {c}.\n" for a in "anna bert carl".split() for b in "dora emil".split()
-               for c in "sea hills market forest town".split()) * 4  # fmt: skip
+TEXT = "".join(f"{a} and {b} went to the {c}.\n" for a in ["anna", "bert", "carl"] for b in ["dora", "emil"]
+               for c in ["sea", "hills", "market", "forest", "town"]) * 4  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_resuming_has_nothing_to_do(run: Path) -> None:
 
 
 def test_more_than_one_step_is_refused(tmp_path: Path, text: Path) -> None:
-    with pytest.raises(UserError, match="nearest: train.steps=1"):
+    with pytest.raises(UserError, match=r"nearest: train\.steps=1"):
         counted(tmp_path, text, "train.steps=20")
     assert not list(tmp_path.iterdir())
 

@@ -58,7 +58,8 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
         "n_embd": [32], "n_layer": [3], "n_head": [2, 4], "n_positions": [128], "n_inner": [None, 40],
         "activation_function": ["gelu_new", "gelu", "relu"], "scale_attn_weights": BOTH,
     },
-    "gpt_neox": {"rope_parameters": [partial(0.25), partial(1.0)], "use_parallel_residual": BOTH, "attention_bias": BOTH},
+    "gpt_neox": {"rope_parameters": [partial(0.25), partial(1.0)], "use_parallel_residual": BOTH,
+                 "attention_bias": BOTH},
     "mistral": {**ROPE, "head_dim": [8, 12], "sliding_window": [None, 5, 20]},
     "qwen2": {**ROPE, **WINDOW, "use_sliding_window": BOTH, "max_window_layers": [1, 2]},
     "qwen3": {
@@ -111,7 +112,8 @@ DRAWS = 3
 def draw(model_type: str, seed: int) -> Any:
     """A small configuration of theirs with knobs drawn by this seed."""
     random_ = random.Random(f"{model_type}{seed}")
-    table = {**({"vocab_size": [VOCAB], "tie_word_embeddings": BOTH} if model_type == "gpt2" else BASE), **DRAWN[model_type]}
+    base: dict[str, list[Any]] = {"vocab_size": [VOCAB], "tie_word_embeddings": BOTH} if model_type == "gpt2" else BASE
+    table: dict[str, list[Any]] = {**base, **DRAWN[model_type]}
     if model_type == "gpt_neox":
         table = {k: v for k, v in table.items() if k != "num_key_value_heads"}
     knobs = {key: random_.choice(values) for key, values in table.items()}
@@ -160,7 +162,8 @@ def test_padded_batches_and_greedy_text(model_type: str) -> None:
     with torch.no_grad():
         wanted = theirs(ids, attention_mask=mask.long(), position_ids=places).logits
         torch.testing.assert_close(ours(ids, mask)[mask], wanted[mask], rtol=0, atol=1e-4)
-        written = theirs.generate(ids[:1], do_sample=False, max_new_tokens=TIME, min_new_tokens=TIME, return_dict_in_generate=True, output_logits=True)  # fmt: skip
+        how = {"do_sample": False, "max_new_tokens": TIME, "min_new_tokens": TIME}
+        written = theirs.generate(ids[:1], return_dict_in_generate=True, output_logits=True, **how)
     wanted_ids = written.sequences[0, 24:].tolist()
     (mine,) = generate(ours, ids[:1].tolist(), TIME, Sampling(temperature=0))
     parted = next((n for n in range(TIME) if mine[n] != wanted_ids[n]), None)
@@ -186,8 +189,8 @@ def test_there_and_back_is_bitwise_and_theirs_reads_it(model_type: str, seed: in
 
 @pytest.mark.parametrize("model_type", DRAWN)
 def test_what_is_left_out_means_what_it_means_to_them(model_type: str) -> None:
-    few = {"vocab_size": 61, "hidden_size": 2048, "intermediate_size": 8, "num_hidden_layers": 8, "num_attention_heads": 64,
-           "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}  # fmt: skip
+    few: dict[str, Any] = {"vocab_size": 61, "hidden_size": 2048, "intermediate_size": 8, "num_hidden_layers": 8,
+                           "num_attention_heads": 64, "bos_token_id": None, "eos_token_id": None}  # fmt: skip
     if model_type == "gpt2":
         few = {"vocab_size": 61, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": None}
     whole = transformers.AutoConfig.for_model(model_type, **few).to_dict()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.mixers import MIXERS
@@ -323,3 +324,7 @@ def test_half_precision_keeps_its_memory_precise(spec: str) -> None:
         half = mix(model, x.bfloat16())
     assert half.isfinite().all()
     torch.testing.assert_close(half.float(), whole, atol=0.03, rtol=0.03)
+
+
+def test_a_compiler_is_not_asked_to_unroll_the_loop() -> None:
+    assert cost(model_config(mixer=["average", "rnn"])).loops and not cost(model_config(mixer="average")).loops

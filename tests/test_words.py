@@ -27,8 +27,8 @@ def test_a_word_is_what_stands_between_white_space() -> None:
 
 
 def test_rare_words_are_counted_in_all_splits_together() -> None:
-    held_out = "dog . rare"
-    words = make_tokenizer("words(min_count=3)", lambda: iter([TEXT]), documents=False, held_out=lambda: iter([held_out]))
+    texts, held_out = (lambda: iter([TEXT])), (lambda: iter(["dog . rare"]))
+    words = make_tokenizer("words(min_count=3)", texts, documents=False, held_out=held_out)
     assert words.decode(words.encode("the dog saw rare .").tolist()) == "the dog <unk> <unk> <unk>"
     assert words.vocab_size == 3
 
@@ -57,7 +57,7 @@ def test_min_count_below_one_is_refused() -> None:
 
 
 def test_brown_has_the_vocabulary_of_the_protocol(data_dir: Path) -> None:
-    corpus = open_corpus(DataConfig(corpus="brown"))
+    corpus = open_corpus(DataConfig.model_validate({"corpus": "brown"}))
     words = tokenizer_for("words(min_count=4)", corpus)
     assert words.vocab_size == 17_905
     sizes = {split: sum(len(text.split()) for text in corpus.split(split)) for split in corpus.splits}

@@ -137,15 +137,19 @@ class Loaded:
     def _check_mix(self, other: Loaded, share: float) -> None:
         """Refuse what is not a mixture of two distributions over one next token."""
         if not 0 < share < 1:
-            raise UserError(f"--mix: the share of {other.run.path} is {share}; it must be between 0 and 1; nearest: 0.5")
+            raise UserError(f"--mix: {other.run.path}={share}: a share must be between 0 and 1; nearest: 0.5")
         if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            raise UserError(f"--mix: {other.run.path} and {self.run.path} have different tokenizers, so their next tokens "
-                            "are not the same; train one with the other's tokenizer.json")  # fmt: skip
+            raise UserError(
+                f"--mix: {other.run.path} and {self.run.path} have different tokenizers, so their next tokens are not "
+                "the same; train one with the other's tokenizer.json"
+            )
         mine, theirs = (run.environment() for run in (self.run, other.run))
         for key in ("corpus_sha256", "corpus_rule"):
             if mine.get(key) != theirs.get(key):
-                raise UserError(f"--mix: {other.run.path} was trained on another text or another split of it: it may have "
-                                "seen what is scored here")  # fmt: skip
+                raise UserError(
+                    f"--mix: {other.run.path} was trained on another text or another split of it: it may have seen "
+                    "what is scored here"
+                )
 
     def _settings(self) -> TrainConfig:
         """As in training, on the device of training where this machine has it."""

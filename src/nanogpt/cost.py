@@ -18,11 +18,13 @@ LAYER_FIELDS = ("mixer", "ffn", "norm", "layout", "position")
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: by part. flops: forward, a token, in windows of the context. cache_bytes: a token, bf16."""
+    """parameters: by part. flops: forward, a token, in windows of the context. cache_bytes: a token, bf16.
+    loops: whether a part goes through the tokens one by one."""
 
     parameters: dict[str, int]
     flops: float
     cache_bytes: int
+    loops: bool
 
     @property
     def total(self) -> int:
@@ -55,7 +57,8 @@ def cost(config: ModelConfig) -> Cost:
         parameters["layout"] += copies * sum(p.numel() for p in block.parameters(recurse=False))
         operations += copies * flops(block, 1, config.context)
         cache += copies * 2 * sum(getattr(m, "cache_numbers", lambda: 0)() for m in block.modules())
-    return Cost({k: v for k, v in parameters.items() if v}, operations, cache)
+    loops = any(getattr(m, "loops", False) for m in model.modules())
+    return Cost({k: v for k, v in parameters.items() if v}, operations, cache, loops)
 
 
 def _kind(layers: list[tuple[str, ...]], index: int) -> tuple[bool, bool, tuple[str, ...]]:

@@ -80,7 +80,9 @@ def export(
 def compare(
     a: Model,
     b: Model,
-    text: Annotated[str | None, typer.Option(help="Read this; by default 64 random tokens.", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Read this; by default 64 random tokens.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Give two models the same tokens: the largest difference of a logit, and the first layer where they part.

@@ -179,7 +179,7 @@ def _mixed_with(mix: str | None) -> tuple[str, float]:
 
 def data(
     corpus: Annotated[
-        list[str], typer.Argument(help="python, shakespeare, names, tinystories, files, folders, globs.")
+        list[str], typer.Argument(help="python, shakespeare, names, tinystories, brown, files, folders, globs.")
     ],
     tokenizer: Annotated[
         str, typer.Option(help="char, byte, bpe(vocab_size=2048), gpt2, a tokenizer.json ...")

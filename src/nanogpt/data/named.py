@@ -231,7 +231,10 @@ def _brown(config: DataConfig, carve_test: bool) -> Corpus:
         documents=False,
         batching="stream",
         rule="train 800,000 words, val 200,000, test the rest",
-        parts={part: stream([(path, a, b)]) for part, (a, b) in zip(("train", "val", "test"), pairwise(bounds), strict=True)},
+        parts={
+            part: stream([(path, a, b)])
+            for part, (a, b) in zip(("train", "val", "test"), pairwise(bounds), strict=True)
+        },
     )
 
 
@@ -241,7 +244,9 @@ def _one_file(name: str, source: Source) -> Callable[[DataConfig, bool], Corpus]
     def corpus(config: DataConfig, carve_test: bool) -> Corpus:
         path = find(source)
         if config.batching in ("pad", "pack"):
-            raise UserError(f"data.batching={config.batching}: {name} is one stream, without documents; nearest: stream")
+            raise UserError(
+                f"data.batching={config.batching}: {name} is one stream, without documents; nearest: stream"
+            )
         bounds = by_position(path.stat().st_size, config, lambda target, limit: line_end(path, target, limit))
         assert bounds
         return Corpus(

@@ -55,6 +55,7 @@ def _get(hub_id: str, file: str, folder: Path, *, optional: bool = False) -> boo
             if wanted is not None and (folder / file).stat().st_size != int(wanted):
                 raise RunError(f"{url}: the connection broke after {(folder / file).stat().st_size} of {wanted} bytes")
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 404 and optional:
             return False
         reason = {

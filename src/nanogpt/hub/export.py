@@ -48,14 +48,18 @@ def write_config(family: Family, keys: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def to_theirs(config: ModelConfig, weights: Mapping[str, Tensor], first: str = "") -> tuple[Family, dict[str, Any], dict[str, Tensor]]:  # fmt: skip
-    """The family, its config.json, and its tensors."""
+def to_theirs(
+    config: ModelConfig, weights: Mapping[str, Tensor], first: str = ""
+) -> tuple[Family, dict[str, Any], dict[str, Tensor]]:
+    """The family (`first`: the one to try first), its config.json, and its tensors."""
     family, keys = find_family(config, first)
     table = rows(family, Values(family, keys, family.name), list(weights), config.n_layers)
     return family, write_config(family, keys), {row.theirs: row.join(weights) for row in table}
 
 
-def export_run(run: Run, path: Path | str, *, checkpoint: str = "best", dtype: str = "fp32", shard: int = SHARD) -> Family:
+def export_run(
+    run: Run, path: Path | str, *, checkpoint: str = "best", dtype: str = "fp32", shard: int = SHARD
+) -> Family:
     """Write the folder. UserError names the part that no published family has."""
     path = Path(path)
     if path.exists():
@@ -97,7 +101,7 @@ def _write_weights(folder: Path, tensors: Mapping[str, Tensor], shard: int) -> N
     if len(shards) == 1:
         write_whole(folder / WEIGHTS, save(shards[0], {"format": "pt"}))
         return
-    where = {}
+    where: dict[str, str] = {}
     for number, part in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_whole(folder / file, save(part, {"format": "pt"}))
@@ -121,7 +125,9 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
     names = {n: row[0] for n, row in enumerate(vocab)} if isinstance(vocab, list) else {n: t for t, n in vocab.items()}
     names |= {row["id"]: row["content"] for row in parts.get("added_tokens") or ()}
     ends = _ends(tokenizer)
-    named = {f"{end}_token": names[ends[f"{end}_token_id"]] for end in ("bos", "eos") if ends[f"{end}_token_id"] is not None}
+    named = {
+        f"{end}_token": names[ends[f"{end}_token_id"]] for end in ("bos", "eos") if ends[f"{end}_token_id"] is not None
+    }
     return {**facts, **named, "clean_up_tokenization_spaces": False}
 
 

@@ -80,6 +80,8 @@ def solve(node: ast.expr, value: Any, bind: Bind, layer: int | None) -> bool:
             return bool(constant == value)
         case ast.BoolOp(op=ast.Or(), values=[inner, ast.Constant(value=other)]):
             return solve(inner, None if value == other else value, bind, layer)
+        case ast.BinOp() if not isinstance(value, (int, float)) or value == 0:
+            return False
         case ast.BinOp(left=ast.Constant(value=c), op=op, right=inner) if type(op) in FROM_LEFT:
             return solve(inner, _tidy(FROM_LEFT[type(op)](c, value)), bind, layer)
         case ast.BinOp(left=inner, op=op, right=right) if type(op) in FROM_RIGHT:

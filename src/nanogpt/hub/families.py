@@ -7,8 +7,8 @@
     [fixed]     keys that may have one of these values only: we have no part for another
     [choices]   a value that depends on another one: `by` an expression, then a template for each of its values
     [model]     our parts, as templates; `layer` in them makes a list, one for each layer
-    [tensors]   see tensors.py; [tied] a copy that a checkpoint may hold of another tensor; `dropped` what it may hold that
-                is no weight; `prefix` what its names may lack
+    [tensors]   see tensors.py; [tied] a copy that a checkpoint may hold of another tensor; `dropped` what it may hold
+                that is no weight; `prefix` what its names may lack
 
 Every other key of a config.json is refused by name, unless IRRELEVANT or the family's `ignored` has it.
 """
@@ -38,7 +38,7 @@ IRRELEVANT = (
     "cache_implementation", "is_encoder_decoder", "is_decoder", "tokenizer_class", "_num_labels", "num_labels",
     "finetuning_task", "hidden_states_dtype", "use_flash_attention*", "_flash_attn*", "rope_parameters.*.type",
 )  # fmt: skip
-"""Keys that change neither a logit nor a gradient at inference: ids, dropout, how it is computed, how it was trained."""
+"""Keys that change no logit at inference: ids, dropout, how it is computed, how it was trained."""
 WORDS = ("or", "null", "write")
 PER_LAYER = ("position", "mixer", "ffn", "norm", "layout")
 
@@ -85,7 +85,7 @@ class Family:
 def _tables(name: str) -> dict[str, Any]:
     """The tables of a family over those of the one that it is like: rows are replaced whole, `""` takes one away."""
     tables = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    base = _tables(tables["like"]) if "like" in tables else {"depth": -1}
+    base: dict[str, Any] = _tables(tables["like"]) if "like" in tables else {"depth": -1}
     merged = {k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in tables.items()}
     return {**base, **merged, "depth": base["depth"] + 1}
 

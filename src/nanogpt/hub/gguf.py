@@ -52,7 +52,9 @@ def read(path: Path) -> Source:
     architecture = fields.get("general.architecture")
     known = [name for name in _tables() if name not in ("", "words")]
     if architecture not in known:
-        raise UserError(f"{path}: architecture {architecture} of GGUF cannot be read{nearest(str(architecture), known)}")
+        raise UserError(
+            f"{path}: architecture {architecture} of GGUF cannot be read{nearest(str(architecture), known)}"
+        )
     config = _config(fields, architecture, path)
     config["tie_word_embeddings"] = "output.weight" not in tensors
     if "token_embd.weight" not in tensors:
@@ -129,4 +131,4 @@ def _tokenizer(fields: Mapping[str, Any]) -> str | None:
     if words.get("digits") == "each":
         cut["pretokenizers"] = [{"type": "Digits", "individual_digits": True}, *cut["pretokenizers"]]
     specials = [token for token, type_ in zip(tokens, types, strict=True) if type_ == CONTROL]
-    return file_json(model, specials, cut, DECODER)
+    return file_json(model, {token: vocab[token] for token in specials}, cut, DECODER)

@@ -1,4 +1,4 @@
-"""minGPT's models as JSON, as bbycroft/llm-viz stores them: `config`, then each tensor as base64 fp32 with its shape."""
+"""minGPT's models as JSON, as bbycroft/llm-viz stores them: `config`, then each tensor as base64 fp32 with a shape."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
 from nanogpt.hub.expressions import Template, read, solve
-from nanogpt.hub.families import PER_LAYER, Family, Values, as_text, families, to_model
+from nanogpt.hub.families import PER_LAYER, Family, Values, families, to_model
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.ffn import FFNS
 from nanogpt.model.language_model import resolve_model
@@ -63,10 +63,13 @@ class Solver:
         if isinstance(tree, str) and tree in template.holes:
             return solve(template.holes[tree], value, self.bind, self.layer)
         if isinstance(tree, list) and isinstance(value, list) and len(tree) == len(value):
-            return all([self._match(template, t, v) for t, v in zip(tree, value, strict=True)])
+            return all(self._match(template, t, v) for t, v in zip(tree, value, strict=True))
         ours = value if isinstance(value, Spec) else Spec(value) if isinstance(value, str) else None
         if isinstance(tree, Spec) and ours is not None:
-            fits = [self._match(template, t, ours.knobs.get(k)) for k, t in tree.knobs.items()]
+            # All of them: where one does not fit, the others still say which keys come nearest.
+            fits = [
+                self._match(template, t, ours.knobs.get(k)) for k, t in tree.knobs.items() if tree.name == ours.name
+            ]
             return tree.name == ours.name and all(fits)
         return bool(tree == (ours.name if ours is not None else value))
 

@@ -1,8 +1,8 @@
 """Where a published model comes from, read into one form: its config.json, its tensors by name, its tokenizer.
 
-    a folder with config.json and model.safetensors (or shards with an index), as on the Hugging Face hub
-    a file: GGUF, llama2.c's .bin, minGPT's .json
-    org/name: such a folder on the hub, downloaded
+a folder with config.json and model.safetensors (or shards with an index), as on the Hugging Face hub
+a file: GGUF, llama2.c's .bin, minGPT's .json
+org/name: such a folder on the hub, downloaded
 """
 
 from __future__ import annotations

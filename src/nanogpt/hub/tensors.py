@@ -82,7 +82,8 @@ class Row:
 
 def rows(family: Family, values: Values, ours: Sequence[str], n_layers: int) -> list[Row]:
     """The rows that a model with these tensors has. UserError, naming it, for a tensor that the family has not."""
-    own, found, seen = set(ours), [], set()
+    own, found = set(ours), list[Row]()
+    seen: set[str] = set()
     for theirs, text in family.tensors.items():
         targets, _, how = (part.strip() for part in text.partition("|"))
         laid = _layout(how, values)

@@ -33,12 +33,16 @@ class NGram(Part):
     add(k), kneser_ney(discounts), interpolated(held_out). Shannon 1948; Jelinek & Mercer 1980; Chen & Goodman 1998.
     """
 
+    values_1: Tensor
+
     def __init__(self, *, dim: int, vocab_size: int, order: int = 3, smoothing: str = "kneser_ney") -> None:
         super().__init__()
         at_least(1, order=order)
         if dim != vocab_size:
-            raise UserError(f"the stream is one number for each token, so model.dim={dim} must be the vocabulary's size, "
-                            f"{vocab_size}; nearest: model.dim=vocab")  # fmt: skip
+            raise UserError(
+                f"the stream is one number for each token, so model.dim={dim} must be the vocabulary's size, "
+                f"{vocab_size}; nearest: model.dim=vocab"
+            )
         self.order, self.vocab_size = order, vocab_size
         self.smoothing: Smoothing = build(SMOOTHINGS, smoothing, order=order, vocab_size=vocab_size)
         self.register_buffer("values_1", torch.zeros(vocab_size))

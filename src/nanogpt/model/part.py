@@ -100,6 +100,8 @@ class Part(nn.Module):
 
     slot: int
     spec: Spec
+    loops = False
+    """Whether it goes through the tokens one by one: a compiler would unroll that loop, for minutes."""
 
     def rules(self) -> dict[str, Rule]:
         """How each of its own parameters starts: a role (see init.py) or a function that fills it."""

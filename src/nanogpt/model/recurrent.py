@@ -38,6 +38,7 @@ class Recurrent(Part):
     gates: their names, each with the gain of the activation that follows it. gain: of what feeds the matrix `out`.
     """
 
+    loops = True
     vectors: ClassVar[int] = 1
     """Vectors in the state."""
 

@@ -208,7 +208,8 @@ def truncated(weight: Tensor, std: float, cut: float, random: torch.Generator) -
 
 
 class ByRole(Scheme):
-    """A scheme for each role: `by_role(rest=kaiming, head=normal(std=0.01))` is makemore's repaired network.
+    """A scheme for each role: `by_role(rest=kaiming(gain=after, embedding=1), head=normal(std=0.01))` is makemore's
+    network as part 3 of the lectures repairs it.
 
     rest: for every role that names none (the word "rest"). A bias goes with its matrix, and other biases with `rest`;
     learning rates are `rest`'s, since they are what a parametrisation is, not where it starts.

@@ -22,6 +22,9 @@ from nanogpt.parts import at_least, between
 class Smoothing(Part):
     """Tables of counts -> a value for each n-gram, and the weights of the levels in a context."""
 
+    share_0: Tensor
+    mix_0: Tensor
+
     def __init__(self, *, order: int, vocab_size: int) -> None:
         super().__init__()
         self.order, self.vocab_size = order, vocab_size
@@ -91,9 +94,7 @@ class KneserNey(Smoothing):
     Kneser & Ney 1995; Chen & Goodman 1998, section 3; Heafield et al. 2013 for beginnings.
     """
 
-    def __init__(
-        self, *, order: int, vocab_size: int, discounts: Literal["three", "one"] = "three"
-    ) -> None:
+    def __init__(self, *, order: int, vocab_size: int, discounts: Literal["three", "one"] = "three") -> None:
         super().__init__(order=order, vocab_size=vocab_size)
         self.discounts = discounts
         for length in range(order):
@@ -181,8 +182,10 @@ class Interpolated(Smoothing):
             values.append(table.counts / sums.clamp(min=1)[table.context])
         return values
 
-    def _scored(self, tables: list[Table], values: list[Tensor], ids: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of each token of a text: the bin of its longest context (N,), and what each level gives it (N, levels + 1)."""
+    def _scored(
+        self, tables: list[Table], values: list[Tensor], ids: Tensor, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Of each token: the bin of its longest context, (N,), and what each level gives it, (N, levels + 1)."""
         keys = [t.keys for t in tables[1:]]
         contexts = [r[0, :-1] for r in rows_ending_at(keys[:-1], ids[None], self.vocab_size)][: len(keys)]
         last = ids[1:]
@@ -221,7 +224,7 @@ class Interpolated(Smoothing):
             here = torch.nn.functional.pad(here, (0, self.order + 1 - here.shape[1]))
             found = torch.where((lengths_N == length)[:, None], here, found)
         levels = list(found.unbind(1))
-        for length in range(self.order - 1, 0, -1):  # what a context that was never seen would say, the shorter one does
+        for length in range(self.order - 1, 0, -1):  # for a context that was never seen, the shorter one speaks
             seen = bins[length] >= 0
             levels[length] = torch.where(seen, levels[length], levels[length] + levels[length + 1])
             levels[length + 1] = torch.where(seen, levels[length + 1], 0.0)

@@ -104,8 +104,9 @@ def choose_device(wanted: str, local_rank: int = 0) -> str:
     return f"cuda:{index}" if number or local_rank else "cuda"
 
 
-def choose(train: TrainConfig, *, dim: int, flops: float, local_rank: int = 0) -> Machine:
-    """Fill in what the configuration leaves to us. `flops`: of the whole run, forward and backward."""
+def choose(train: TrainConfig, *, dim: int, flops: float, loops: bool = False, local_rank: int = 0) -> Machine:
+    """Fill in what the configuration leaves to us. `flops`: of the whole run, forward and backward; `loops`: whether a
+    part goes through the tokens one by one."""
     device = choose_device(train.device, local_rank)
     kind = device.partition(":")[0]
     reasons = {} if train.device != "auto" else {"device": "best there is"}
@@ -115,7 +116,9 @@ def choose(train: TrainConfig, *, dim: int, flops: float, local_rank: int = 0) -
         precision, reasons["precision"] = _precision(kind, dim)
     seconds = flops / _rate(kind, precision, threads)
     compiled: str = train.compile
-    if compiled == "auto":
+    if compiled == "auto" and loops:
+        compiled, reasons["compile"] = "off", "a part goes through the tokens one by one: compiling it takes minutes"
+    elif compiled == "auto":
         compiled, reasons["compile"] = _compile(kind, seconds)
     elif compiled == "on" and not has_compiler(kind):
         compiled, reasons["compile"] = "off", "asked for, but there is no C++ compiler here"

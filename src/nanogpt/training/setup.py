@@ -99,7 +99,11 @@ def prepare(run: Run, config: RunConfig, world: World) -> Material:
     tokens = config.train.steps * config.train.batch * model.context
     assert model.dim != "vocab", "resolved"
     chosen = machine.choose(
-        config.train, dim=model.dim, flops=counted.training_flops * tokens / world.size, local_rank=world.local_rank
+        config.train,
+        dim=model.dim,
+        flops=counted.training_flops * tokens / world.size,
+        loops=counted.loops,
+        local_rank=world.local_rank,
     )
     if not run.config().model.vocab_size:  # later the run's own tokenizer is what counts, and its file may be gone
         config = config.model_copy(update={"tokenizer": resolve_tokenizer(config.tokenizer)})

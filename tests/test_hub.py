@@ -1,0 +1,492 @@
+"""Published models as files: folders, downloads, .bin, JSON, GGUF; exports; and what is refused, in one line."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import random
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanogpt.api import load as load_run
+from nanogpt.config import compose
+from nanogpt.errors import UserError
+from nanogpt.generate import Sampling, generate
+from nanogpt.hub import compare, llama2c
+from nanogpt.hub.export import export_run, to_theirs
+from nanogpt.hub.load import import_run, load
+from nanogpt.hub.mingpt import decode
+from nanogpt.hub.scores import merges_of, tokenizer_json
+from nanogpt.hub.source import INDEX, WEIGHTS, Source, open_source
+from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.runs import Run
+from nanogpt.tokenizers import load_tokenizer, make_tokenizer, read_tokenizer
+from nanogpt.training import checkpoint as checkpoints
+from tests.helpers import make, scrambled, tokens
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def ours(seed: int = 1, **fields: Any) -> LanguageModel:
+    """Our parts of a small Llama, all weights random."""
+    parts = {"position": "rotary", "mixer": "attention(heads=4, kv_heads=2)", "ffn": "swiglu(hidden=24)",
+             "norm": "rmsnorm(eps=1e-6)", "vocab_size": 300, "context": 32}  # fmt: skip
+    return scrambled(seed, **{**parts, **fields})
+
+
+def config_of(**fields: Any) -> Any:
+    parts = {"dim": 16, "n_layers": 2, "context": 32, "vocab_size": 300, "position": "rotary", "norm": "rmsnorm",
+             "mixer": "attention(heads=4, kv_heads=2)", "ffn": "swiglu(hidden=24)"}  # fmt: skip
+    return resolve_model(compose("llama").model.model_copy(update={**parts, **fields}))
+
+
+def bpe() -> str:
+    return make_tokenizer("bpe(vocab_size=300)", lambda: iter(["the cat sat on the mat " * 20]), True).json
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama as on the hub."""
+    path = tmp_path_factory.mktemp("published") / "tiny"
+    path.mkdir()
+    _, config, tensors = to_theirs(config_of(), ours().state_dict())
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "tokenizer.json").write_text(bpe())
+    save_file(tensors, path / WEIGHTS)
+    return path
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+# ---- a run of it, and out again
+
+
+def test_an_imported_run_is_a_run(folder: Path, tmp_path: Path) -> None:
+    run = import_run(open_source(str(folder)), out=tmp_path, name="tiny")
+    loaded = load_run(run)
+    assert loaded.step == 0
+    assert loaded.config.preset == "llama"
+    x = tokens(2, 9, vocab=300)
+    assert torch.equal(loaded.model.cpu()(x), ours()(x))
+    assert isinstance(loaded.sample("the cat", tokens=5, temperature=0), str)
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny"]  # nothing half-made beside it
+    with pytest.raises(UserError, match="exists already"):
+        import_run(open_source(str(folder)), out=tmp_path, name="tiny")
+
+
+def test_in_and_out_and_in_again_is_bitwise(folder: Path, tmp_path: Path) -> None:
+    run = import_run(open_source(str(folder)), out=tmp_path, name="tiny")
+    assert export_run(run, tmp_path / "out").architecture == "LlamaForCausalLM"
+    before, after = load_file(folder / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_shards_are_read_back_and_half_the_bits_are_half_the_file(folder: Path, tmp_path: Path) -> None:
+    run = import_run(open_source(str(folder)), out=tmp_path, name="tiny")
+    export_run(run, tmp_path / "shards", shard=20_000)
+    files = sorted(p.name for p in (tmp_path / "shards").glob("*.safetensors"))
+    assert len(files) > 1
+    assert files[-1].endswith(f"-of-{len(files):05d}.safetensors")
+    assert set(json.loads((tmp_path / "shards" / INDEX).read_text())["weight_map"].values()) == set(files)
+    found, _ = load(open_source(str(tmp_path / "shards")))
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), ours().parameters(), strict=True))
+    export_run(run, tmp_path / "half", dtype="bf16")
+    rounded, _ = load(open_source(str(tmp_path / "half")))
+    assert all(
+        torch.equal(a, b.bfloat16().float()) for a, b in zip(rounded.parameters(), ours().parameters(), strict=True)
+    )
+
+
+def test_transformers_opens_an_export_alone(folder: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = import_run(open_source(str(folder)), out=tmp_path, name="tiny")
+    export_run(run, tmp_path / "out")
+    transformers.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("the cat sat", return_tensors="pt").input_ids
+    assert ids[0].tolist() == load_tokenizer(run.tokenizer_path).encode("the cat sat").tolist()
+    assert tokenizer.eos_token == "<|endoftext|>"
+    with torch.no_grad():
+        torch.testing.assert_close(ours()(ids), model(ids).logits, rtol=0, atol=1e-4)
+
+
+def trained(tmp_path: Path, **fields: Any) -> Run:
+    """A run folder with random weights of these parts."""
+    config = compose("llama", ["tokenizer=char"])
+    config = config.model_copy(update={"model": config_of(**fields)})
+    run = Run.create(tmp_path, "run", config)
+    run.save_environment({})
+    checkpoints.save(run, checkpoints.Progress(), make(**config.model.model_dump()), [])
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"position": "alibi"}, "model.position=alibi"),
+        ({"norm": "dyt"}, "model.norm=dyt"),
+        ({"embed": "token(norm=rmsnorm)"}, "model.embed.norm=rmsnorm"),
+        ({"mixer": "attention(heads=4, softcap=5.0)"}, "model.mixer.softcap=5.0"),
+        ({"mixer": ["attention(heads=4)", "none"]}, "model.mixer=none"),
+        ({"head": "linear(bias=zeros)"}, "model.head.bias=zeros"),
+    ],
+)  # fmt: skip
+def test_an_export_names_the_part_without_an_equivalent(fields: dict[str, Any], named: str, tmp_path: Path) -> None:
+    run = trained(tmp_path, **fields)
+    with pytest.raises(UserError, match="no published family") as error:
+        export_run(run, tmp_path / "out")
+    assert named in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "family"),
+    [
+        ({}, "llama"),
+        ({"layout": "pre(dropout=0.1)"}, "llama"),
+        ({"mixer": "attention(heads=4, window=8)"}, "mistral"),
+        ({"mixer": ["attention(heads=4, window=8)", "attention(heads=4)"]}, "smollm3"),
+        ({"mixer": "attention(heads=4, qk_norm=rmsnorm)"}, "qwen3"),
+        ({"ffn": "mlp(act=relu2)"}, "arcee"),
+        ({"layout": "pre(residual=scaled(by=0.5))"}, "granite"),
+        ({"position": ["rotary", "none"]}, "smollm3"),
+    ],
+)  # fmt: skip
+def test_the_family_follows_from_the_parts(fields: dict[str, Any], family: str) -> None:
+    config = config_of(**fields)
+    found, written, _ = to_theirs(config, LanguageModel(config).state_dict())
+    assert found.name == family
+    assert written["model_type"] == found.model_types[0]
+
+
+# ---- compare
+
+
+def test_compare_finds_the_layer_where_two_models_part() -> None:
+    a, b = ours(n_layers=4), ours(n_layers=4)
+    x = tokens(1, 16, vocab=300)
+    same = compare.compare_models(a, b, x)
+    assert (same.logits, same.parted, same.same_choice) == (0.0, None, 1.0)
+    with torch.no_grad():
+        b.get_parameter("blocks.2.ffn.out.weight").mul_(1.1)
+    apart = compare.compare_models(a, b, x)
+    assert apart.parted == "blocks.2"
+    assert apart.layers["blocks.1"] == 0
+    assert apart.logits == pytest.approx((a(x) - b(x)).abs().max().item())
+
+
+def test_compare_reads_runs_and_folders(folder: Path, tmp_path: Path) -> None:
+    run = import_run(open_source(str(folder)), out=tmp_path, name="tiny")
+    found = compare.compare(str(run.path), str(folder), "the cat sat on the mat")
+    assert found.logits == 0
+    assert found.tokens == len(load_tokenizer(run.tokenizer_path).encode("the cat sat on the mat"))
+    deeper = compare.compare_models(ours(), ours(n_layers=3), tokens(1, 8, vocab=300))
+    assert deeper.parted == "norm" or deeper.parted == "blocks.2"
+
+
+# ---- real weights
+
+
+def test_stories260K_writes_its_expected_text(data_dir: Path, tmp_path: Path) -> None:
+    source = open_source(str(data_dir / "models/stories260K/stories260K.bin"))
+    run = import_run(source, out=tmp_path, name="stories")
+    loaded = load_run(run)
+    expected = (data_dir / "models/stories260K/expected_greedy_200.txt").read_bytes()
+    assert loaded.sample("", tokens=200, temperature=0).encode()[: len(expected)] == expected
+    assert sum(p.numel() for p in loaded.model.parameters()) == 260_032
+    text = expected.decode()
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode(text)) == text
+    assert len(loaded.tokenizer.encode(text)) <= 200
+
+
+def test_gpt_nano_sort_layer_by_layer(data_dir: Path) -> None:
+    folder = data_dir / "models/gpt-nano-sort"
+    model, _ = load(open_source(str(folder / "gpt-nano-sort-model.json")))
+    rows = json.loads((folder / "gpt-nano-sort-t0-partials.json").read_text())
+    partials = {name: decode(row, name) for name, row in rows.items() if name != "config"}
+    ids = partials["idx"].long()
+    seen: dict[str, torch.Tensor] = {}
+    wanted = {"x": model.embed, "ln_f": model.norm}
+    for n, block in enumerate(model.blocks):
+        wanted |= {f"block{n}.ln1": block.mixer_norm, f"block{n}.attn.y": block.mixer, f"block{n}": block}
+    for name, module in wanted.items():
+        module.register_forward_hook(lambda m, i, o, name=name: seen.__setitem__(name, o))
+    with torch.no_grad():
+        seen["logits"] = model(ids)
+    checked = 0
+    for name, tensor in partials.items():
+        key = name if name in seen else {"lm_head": "logits"}.get(name, name)
+        if key in seen and seen[key].shape == tensor.shape:
+            torch.testing.assert_close(seen[key], tensor, rtol=0, atol=1e-5)
+            checked += 1
+    assert checked >= 2, sorted(partials)
+    row = [random.Random(checked).randrange(3) for _ in range(6)]
+    (answer,) = generate(model, [row], 6, Sampling(temperature=0))
+    assert answer == sorted(row)
+
+
+# ---- vocabularies with scores
+
+
+def test_scores_become_merges_in_their_order() -> None:
+    listed = ["<unk>", "<s>", "</s>", "a", "b", "c", "ab", "bc", "abc"]
+    assert merges_of(listed[3:], [0, 0, 0, -2, -1, -3]) == [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"]]
+    whole = read_tokenizer(tokenizer_json([*listed, "▁"], [0.0] * 6 + [-2.0, -1.0, -3.0, 0.0]), "here")
+    assert whole.bos == 1
+    assert whole.encode("ab").tolist() == [9, 6]
+    assert whole.decode([9, 6]) == "ab"
+
+
+# ---- GGUF
+
+
+def gguf_file(path: Path, kind: str, **changes: Any) -> LanguageModel:
+    """A small Llama as llama.cpp's converter writes it; the model with the weights as they are stored."""
+    gguf = pytest.importorskip("gguf")
+    from gguf import quants
+
+    # Blocks hold 32 numbers, so widths are multiples of it.
+    config = config_of(dim=64, ffn="swiglu(hidden=96)", mixer="attention(heads=4, kv_heads=2)")
+    model = LanguageModel(config)
+    model.initialise(3)
+    _, theirs, tensors = to_theirs(config, model.state_dict())
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in {"block_count": 2, "embedding_length": 64, "feed_forward_length": 96, "context_length": 32,
+                        "attention.head_count": 4, "attention.head_count_kv": 2, "rope.dimension_count": 16,
+                        **changes}.items():  # fmt: skip
+        writer.add_uint32(f"llama.{name}", value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", theirs["rms_norm_eps"])
+    writer.add_float32("llama.rope.freq_base", 10000.0)
+    parts = json.loads(bpe())["model"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(sorted(parts["vocab"], key=parts["vocab"].get))
+    writer.add_token_types([3] + [1] * (len(parts["vocab"]) - 1))
+    writer.add_token_merges([" ".join(pair) for pair in parts["merges"]])
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }  # fmt: skip
+    stored = {}
+    for name, tensor in tensors.items():
+        stem = name.removesuffix(".weight")
+        layer = stem.split(".")[2] if stem.startswith("model.layers.") else ""
+        label = names[stem.removeprefix(f"model.layers.{layer}.")]
+        values = tensor.numpy()
+        if label in ("attn_q", "attn_k"):  # llama.cpp turns neighbours, so its converter reorders rows
+            heads = len(values) // 16
+            values = values.reshape(heads, 2, 8, -1).swapaxes(1, 2).reshape(values.shape)
+        type_ = getattr(gguf.GGMLQuantizationType, kind if tensor.ndim == 2 else "F32")
+        raw = quants.quantize(np.ascontiguousarray(values), type_)
+        writer.add_tensor(f"blk.{layer}.{label}.weight" if layer else f"{label}.weight", raw, raw_dtype=type_)
+        back = quants.dequantize(raw, type_)
+        if label in ("attn_q", "attn_k"):
+            back = back.reshape(heads, 8, 2, -1).swapaxes(1, 2).reshape(values.shape)
+        stored[name] = torch.from_numpy(np.array(back))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return load(Source("stored", theirs, stored))[0]
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"])
+def test_gguf_is_read_as_it_is_stored(kind: str, tmp_path: Path) -> None:
+    wanted = gguf_file(tmp_path / "m.gguf", kind)
+    source = open_source(str(tmp_path / "m.gguf"))
+    model, _ = load(source)
+    x = tokens(1, 12, vocab=300)
+    torch.testing.assert_close(model(x), wanted(x), rtol=0, atol=1e-6)
+    assert source.tokenizer is not None
+    tokenizer = read_tokenizer(source.tokenizer, "gguf")
+    assert tokenizer.decode(tokenizer.encode("the cat 12")) == "the cat 12"
+
+
+def test_gguf_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    gguf_file(path, "F16")
+    whole = path.read_bytes()
+    for cut in (30, 2000, len(whole) - 500):
+        path.write_bytes(whole[:cut])
+        refused(path, "damaged|cut short")
+    gguf_file(path, "F16", expert_count=8)
+    refused(path, r"llama\.expert_count=8")
+    gguf_file(path, "Q5_0")
+    refused(path, "stored as Q5_0")
+
+
+# ---- what is refused
+
+
+def refused(path: Path | str, match: str) -> None:
+    with pytest.raises(UserError, match=match) as error:
+        load(open_source(str(path)))
+    assert "\n" not in str(error.value)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model_type": "lama"}, "model_type=lama .*did you mean 'llama'"),
+        ({"model_type": None}, "no model_type"),
+        ({"clip_qkv": 8.0}, "clip_qkv=8.0 is a key that llama has not"),
+        ({"hidden_act": "xiglu"}, "hidden_act=xiglu has no part here"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config.bits=4"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"hidden_size": None}, "has no 'hidden_size'"),
+        ({"hidden_size": "wide"}, "wrong kind|hidden_size|model.dim"),
+        ({"num_key_value_heads": 3}, "kv_heads=3 does not divide heads=4"),
+        ({"num_hidden_layers": 3}, "no tensor 'model.layers.2"),
+        ({"num_hidden_layers": 1}, "tensor 'model.layers.1.*is one that llama of this configuration has not"),
+        ({"intermediate_size": 32}, r"is \[24, 16\]; the configuration makes it \[32, 16\]"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_does_not_fit(changes: dict[str, Any], match: str, copy: Path) -> None:
+    change_config(copy, **changes)
+    refused(copy, match)
+
+
+def change_tensors(change: Callable[[dict[str, Any]], Any], folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def test_tensors_that_do_not_fit(copy: Path) -> None:
+    change_tensors(lambda t: t.pop("model.norm.weight"), copy)
+    refused(copy, "no tensor 'model.norm.weight', which norm.weight would come from")
+    change_tensors(lambda t: t.update({"model.norm.weight": torch.ones(16), "model.extra": torch.ones(2)}), copy)
+    refused(copy, "tensor 'model.extra' is one that llama")
+    change_tensors(lambda t: t.pop("model.extra"), copy)
+    change_tensors(lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}), copy)
+    load(open_source(str(copy)))  # declared in the family's table as no weight
+
+
+def test_a_tied_head_that_was_saved_must_be_the_same(copy: Path) -> None:
+    change_config(copy, tie_word_embeddings=True)
+    refused(copy, "'lm_head.weight' should be the same as 'model.embed_tokens.weight'")
+    change_tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}), copy)
+    load(open_source(str(copy)))
+
+
+def test_files_that_are_damaged_or_not_there(copy: Path, tmp_path: Path) -> None:
+    whole = (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    refused(copy, "damaged or cut short")
+    (copy / WEIGHTS).unlink()
+    refused(copy, "no model.safetensors in it")
+    (copy / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    refused(copy, "pickled weights .*convert")
+    refused(copy / "pytorch_model.bin", "pickled weights")
+    (copy / "config.json").write_text("{")
+    refused(copy, "not JSON")
+    (copy / "config.json").unlink()
+    refused(copy, "cannot read")
+    refused(tmp_path / "nowhere", "no such file or folder")
+
+
+def test_an_index_stays_in_its_folder(copy: Path) -> None:
+    for file, match in [("../x.safetensors", "not a file beside it"), ("gone.safetensors", "which is not there")]:
+        (copy / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": file}}))
+        refused(copy, match)
+    (copy / INDEX).write_text(json.dumps({"weight_map": {"model.other.weight": WEIGHTS}}))
+    refused(copy, "'model.other.weight', which is not in")
+    (copy / INDEX).write_text("[]")
+    refused(copy, "should hold one JSON object")
+
+
+def test_a_refused_import_leaves_nothing(copy: Path, tmp_path: Path) -> None:
+    change_tensors(lambda t: t.pop("model.norm.weight"), copy)
+    with pytest.raises(UserError):
+        import_run(open_source(str(copy)), out=tmp_path / "runs", name="x")
+    (copy / "tokenizer.json").write_text("{}")
+    change_tensors(lambda t: t.update({"model.norm.weight": torch.ones(16)}), copy)
+    with pytest.raises(UserError):
+        import_run(open_source(str(copy)), out=tmp_path / "runs", name="x")
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_bins_that_are_cut_or_are_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    for content, match in [
+        (b"abc", "too short"),
+        (struct.pack("<7i", 8, 8, 1, 3, 1, 9, 4) + bytes(99), "not llama2.c's .bin"),
+        (struct.pack("<7i", 8, 8, 1, 2, 1, 9, 4) + bytes(99), "cut short or altered"),
+    ]:
+        path.write_bytes(content)
+        refused(path, match)
+    shapes = llama2c._shapes(8, 8, 1, 2, 1, 9, 4, False)
+    numbers = sum(int(np.prod(shape)) for _, shape in shapes)
+    path.write_bytes(struct.pack("<7i", 8, 8, 1, 2, 1, -9, 4) + np.arange(numbers, dtype="<f4").tobytes())
+    model, _ = load(open_source(str(path)))
+    assert model.head.linear.weight[-1, -1] == numbers - 1  # an untied head is the last of the file
+    (tmp_path / "tok9.bin").write_bytes(struct.pack("<ifi", 3, 0.0, 100) + b"ab")
+    refused(path, "not a vocabulary of 9 tokens")
+    (tmp_path / "m.json").write_text('{"config": {"model_type": "gpt-nano"}, "x": {"shape": [9], "data": "AAAA"}}')
+    refused(tmp_path / "m.json", "tensor 'x'")
+
+
+# ---- the hub
+
+
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub on this machine, that has one model: org/tiny."""
+    shutil.copytree(folder, tmp_path / "www/org/tiny/resolve/main")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "www")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("NANOGPT_CACHE", str(tmp_path / "cache"))
+    yield tmp_path
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_comes_from_the_hub_once(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = tokens(1, 8, vocab=300)
+    assert torch.equal(load(open_source("org/tiny"))[0](x), ours()(x))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert torch.equal(load(open_source("org/tiny"))[0](x), ours()(x))  # from the cache
+    with pytest.raises(UserError, match="cannot be reached"):
+        open_source("org/other")
+
+
+def test_what_the_hub_has_not_is_one_line_and_leaves_nothing(hub: Path) -> None:
+    refused("org/none", "not there; is there a model org/none")
+    (hub / "www/org/tiny/resolve/main" / WEIGHTS).unlink()
+    refused("org/tiny", "has it model.safetensors")
+    assert not list((hub / "cache/hub").glob("*"))
+    refused("a/b/c", "no such file or folder")
