@@ -267,6 +267,29 @@ def test_what_is_refused(layout: str, words: str) -> None:
     assert words in str(caught.value) and str(caught.value).startswith("model.layout: ")
 
 
+@pytest.mark.parametrize(
+    ("residual", "init", "refused"),
+    [
+        ("rezero", "zero_output", True),
+        ("rezero", "by_role(residual=zeros)", True),
+        ("rezero", "zeros", True),
+        ("rezero", "deepnorm(rest=zero_output)", True),
+        ("layerscale(init=0)", "zero_output", True),
+        ("layerscale", "zero_output", False),
+        ("rezero", "by_role(rest=zeros, residual=normal)", False),
+        ("rezero", "gpt2", False),
+    ],
+)
+def test_two_zeros_in_a_row_never_learn(residual: str, init: str, refused: bool) -> None:
+    """0 * 0: the gradient of each factor is the other, so both stay where they are."""
+    fields = {"layout": f"pre(residual={residual})", "init": init, **PARTS}
+    if not refused:
+        make(**fields)
+        return
+    with pytest.raises(UserError, match=r"model\.layout: .*model\.init=.*nearest: model\.init="):
+        make(**fields)
+
+
 @pytest.mark.parametrize("residual", JOINS)
 @pytest.mark.parametrize("layout", EVERY)
 def test_what_is_resolved_can_be_built_again(layout: str, residual: str) -> None:

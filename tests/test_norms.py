@@ -17,6 +17,7 @@ from nanogpt.model.norms import NORMS
 from nanogpt.optim.groups import groups
 from nanogpt.parts import build
 from nanogpt.runs import Run
+from nanogpt.training import machine
 from nanogpt.training.checkpoint import load, load_weights
 from nanogpt.training.loop import resume, train
 from nanogpt.training.setup import check
@@ -118,7 +119,8 @@ def test_groups_by_default() -> None:
         ("groupnorm(groups=12)", "one number in each"),
         ("batchnorm(momentum=0)", "above 0 and at most 1"),
         ("batchnorm(momentum=2)", "above 0 and at most 1"),
-        ("batchnorm(eps=-1)", "nearest: 0"),
+        ("batchnorm(eps=-1)", "above 0; nearest: 1e-05"),
+        ("batchnorm(eps=0)", "eps=0.0 must be above 0; nearest: 1e-05"),
         ("rmsnorm(weight=plusone)", "did you mean 'plus_one'?"),
     ],
 )
@@ -240,6 +242,17 @@ def test_a_run_goes_on_with_its_running_statistics(tmp_path: Path) -> None:
     a, b = (load(run.checkpoint("last")).weights for run in (whole, half))
     assert {"norm.running_mean", "norm.running_var", "blocks.0.ffn_norm.running_var"} < set(a)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_compiling_leaves_the_running_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass that compiles is no step: a run that stops on the way compiles twice, and ends as one that does not."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(machine, "has_compiler", lambda kind: True)
+    plain = train(run_config(tmp_path), out=tmp_path / "a", quiet=True).run
+    fast = train(run_config(tmp_path, train={"compile": "on"}), out=tmp_path / "b", quiet=True).run
+    assert fast.config().train.compile == "on"
+    a, b = (load(run.checkpoint("last")).weights for run in (plain, fast))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(

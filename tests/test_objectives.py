@@ -30,6 +30,14 @@ def test_plain_is_cross_entropy_and_nothing_else() -> None:
     torch.testing.assert_close(terms["nll"], F.cross_entropy(logits, targets.flatten(), ignore_index=-1))
 
 
+def test_a_model_in_double_has_its_loss_in_double() -> None:
+    model, ids, targets, _ = fresh("next_token(label_smoothing=0.2, z_loss=0.3)")
+    terms = model.double().losses(ids, targets)
+    assert {term.dtype for term in terms.values()} == {torch.float64}
+    wanted = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), ignore_index=-1)
+    torch.testing.assert_close(terms["nll"], wanted, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
 def test_label_smoothing_is_torchs(smoothing: float) -> None:
     model, ids, targets, logits = fresh(f"next_token(label_smoothing={smoothing})")

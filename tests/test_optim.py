@@ -379,6 +379,8 @@ def test_a_parameter_in_no_group_or_in_two_is_refused_by_name() -> None:
         ("muon(rest=adamw(lr=-1))", "muon: adamw: lr=-1.0 must be at least 0"),
         ("muon(scale=big)", "scale=big is not one of its words"),
         ("muon(ns_steps=0)", "ns_steps=0"),
+        ("muon(ns_steps=2147483647)", "nearest: 100"),
+        ("adadelta(decay=1)", "nearest: 0.99"),
     ],
 )
 def test_wrong_optimizers_are_refused(text: str, said: str) -> None:

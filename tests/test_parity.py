@@ -96,7 +96,8 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
         "residual_multiplier": [0.3, 1.5], "attention_multiplier": [0.2, 0.5],
     },
     "stablelm": {
-        "use_qkv_bias": BOTH, "use_parallel_residual": BOTH, "rope_parameters": [partial(0.25), partial(0.5)],
+        "use_qkv_bias": BOTH, "qk_layernorm": BOTH, "use_parallel_residual": BOTH,
+        "rope_parameters": [partial(0.25), partial(0.5)],
     },
     "cohere2": {**WINDOW, "attention_bias": BOTH, "logit_scale": [0.3, 2.0], "num_hidden_layers": [4]},
     "nanochat": {"attention_bias": [False], "final_logit_softcapping": [2.0, 15.0], "rope_parameters": [PLAIN, LINEAR]},

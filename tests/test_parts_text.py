@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.model.rehearsal import rehearse
-from nanogpt.parts import LARGEST, build, divides, parts_from, user_class
+from nanogpt.parts import LARGEST, between, build, divides, parts_from, user_class
 from nanogpt.spec import Spec
 from nanogpt.training.loop import train
 from tests.helpers import VOCAB, count, make, model_config, tokens
@@ -76,6 +77,8 @@ def test_whole_numbers_may_be_written_as_powers() -> None:
         ("toy(size=-1e300)", "too large"),
         ("toy(size=999999999999)", f"nearest: {LARGEST}"),
         ("toy(rate=x)", "must be a number"),
+        ("toy(rate=1e300)", "toy: rate=1e+300 is too large; nearest: 1e+38"),
+        ("toy(rate=-1e300)", "nearest: -1e+38"),
         ("toy(mode=c)", "(there is: a, b)"),
         ("toy(mode=1)", "not one of its words"),
         ("toy(inner=1)", "a word or a part"),
@@ -86,6 +89,23 @@ def test_whole_numbers_may_be_written_as_powers() -> None:
 )
 def test_knobs_that_do_not_fit(text: str, words: str) -> None:
     assert words in refused(text, dim=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (-1, 0, 11, "nearest: 0"),
+        (11, 0, 11, "order=11 must be at least 0 and below 11; nearest: 10"),
+        (1.0, 0, 1, "nearest: 0.99"),
+        (-0.5, 0, 1, "nearest: 0"),
+        (math.nan, 0, 1, "nearest: 0"),
+        (3.0, 0.5, 1, "nearest: 0.995"),
+    ],
+)
+def test_the_nearest_within_bounds(value: float, low: float, high: float, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        between(low, high, order=value)
+    assert str(caught.value).endswith(words)
 
 
 @pytest.mark.parametrize("total", [1, 2, 12, 97, 100, 2**31 - 1, 2**30])

@@ -12,19 +12,28 @@ from torch import nn
 from nanogpt.config import ModelConfig
 from nanogpt.model.language_model import LanguageModel, per_layer
 from nanogpt.model.part import flops
-
-LAYER_FIELDS = ("mixer", "ffn", "norm", "layout", "position")
+from nanogpt.parts import number
+from nanogpt.pattern import LAYER_FIELDS
 
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: by part. flops: forward, a token, in windows of the context. cache_bytes: a token, bf16.
-    loops: whether a part goes through the tokens one by one."""
+    """parameters: by part. flops: forward, a token, in windows of the context. windows: bytes of cache a token, bf16,
+    of the layers that see so many tokens (0: all). loops: whether a part goes through the tokens one by one."""
 
     parameters: dict[str, int]
     flops: float
-    cache_bytes: int
+    windows: dict[int, int]
     loops: bool
+
+    @property
+    def cache_bytes(self) -> int:
+        """A token, bf16."""
+        return sum(self.windows.values())
+
+    def cache_at(self, tokens: int) -> int:
+        """Bytes for so many tokens where a layer keeps no more of them than it sees."""
+        return sum(size * min(tokens, window or tokens) for window, size in self.windows.items())
 
     @property
     def total(self) -> int:
@@ -44,7 +53,8 @@ def cost(config: ModelConfig) -> Cost:
     with torch.device("meta"):
         model = LanguageModel(config, only=sorted(first.values()))
     parameters: Counter[str] = Counter()
-    operations, cache = 0.0, 0
+    operations = 0.0
+    windows: Counter[int] = Counter()
     for name, child in model.named_children():
         if name != "blocks":
             parameters[name] += _count(child)
@@ -56,9 +66,11 @@ def cost(config: ModelConfig) -> Cost:
             parameters[kind] += copies * _count(child)
         parameters["layout"] += copies * sum(p.numel() for p in block.parameters(recurse=False))
         operations += copies * flops(block, 1, config.context)
-        cache += copies * 2 * sum(getattr(m, "cache_numbers", lambda: 0)() for m in block.modules())
+        for part in block.modules():
+            windows[number(part, "window", 0)] += copies * 2 * getattr(part, "cache_numbers", lambda: 0)()
     loops = any(getattr(m, "loops", False) for m in model.modules())
-    return Cost({k: v for k, v in parameters.items() if v}, operations, cache, loops)
+    windows = Counter({window: size for window, size in windows.items() if size})
+    return Cost({k: v for k, v in parameters.items() if v}, operations, dict(windows), loops)
 
 
 def _kind(layers: list[tuple[str, ...]], index: int) -> tuple[bool, bool, tuple[str, ...]]:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -25,6 +26,8 @@ from nanogpt.spec import Spec, Value, parse, to_text
 
 LARGEST = 2**31 - 1
 """No whole-number knob needs more, and the sizes made of two of them are still numbers to PyTorch."""
+LARGEST_FLOAT = 1e38
+"""Beyond it a knob is not a float32, and torch raises whatever it does then."""
 PARTS_FOLDER: ContextVar[Path] = ContextVar("PARTS_FOLDER", default=Path())
 
 
@@ -105,7 +108,9 @@ def lookup(table: Mapping[str, Callable[..., Any]], name: str) -> Callable[..., 
     return table[name]
 
 
-def signature(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+@cache
+def signature(part: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a part. Asked for at every build of every layer, so it is worked out once."""
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {k: p for k, p in inspect.signature(part).parameters.items() if p.kind not in kinds}
 
@@ -180,6 +185,8 @@ def _typed(part: str, knob: str, value: Value, annotation: Any) -> Value:
             raise UserError(f"{part}: {knob}={value} is too large; nearest: {LARGEST}")
         if "float" not in kinds and int(value) != value:
             raise UserError(f"{part}: {knob}={value} must be a whole number; nearest: {round(value)}")
+        if abs(value) > LARGEST_FLOAT:
+            raise UserError(f"{part}: {knob}={value} is too large; nearest: {math.copysign(LARGEST_FLOAT, value)}")
         return float(value) if "float" in kinds else int(value)
     if kinds == {"str"} and isinstance(value, (int, float, list)):
         raise UserError(f"{part}: {knob}={to_text(value)} must be a word or a part")
@@ -223,7 +230,9 @@ def between(low: float, high: float, **values: float) -> None:
     """Refuse knobs outside [low, high)."""
     for name, value in values.items():
         if not low <= value < high:
-            raise UserError(f"{name}={value} must be at least {low} and below {high}; nearest: {low}")
+            top = high - 1 if isinstance(value, int) else high - (high - low) / 100
+            best = f"{top:g}" if value >= high else low
+            raise UserError(f"{name}={value} must be at least {low} and below {high}; nearest: {best}")
 
 
 def divides(name: str, value: int, of: str, total: int) -> None:

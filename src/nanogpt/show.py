@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nanogpt.config import RunConfig
-from nanogpt.cost import LAYER_FIELDS, cost
+from nanogpt.cost import cost
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.blocks import LAYOUTS
 from nanogpt.model.ends import EMBEDS, HEADS
@@ -26,6 +26,7 @@ from nanogpt.model.smoothing import SMOOTHINGS
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import knobs_of
+from nanogpt.pattern import LAYER_FIELDS
 from nanogpt.tokenizers import TOKENIZERS, expected_size
 
 AXES: dict[str, tuple[Any, tuple[str, ...]]] = {

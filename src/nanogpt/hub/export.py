@@ -53,7 +53,7 @@ def to_theirs(
 ) -> tuple[Family, dict[str, Any], dict[str, Tensor]]:
     """The family (`first`: the one to try first), its config.json, and its tensors."""
     family, keys = find_family(config, first)
-    table = rows(family, Values(family, keys, family.name), list(weights), config.n_layers)
+    table = rows(family, Values(family, keys, family.name), list(weights))
     return family, write_config(family, keys), {row.theirs: row.join(weights) for row in table}
 
 

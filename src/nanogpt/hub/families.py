@@ -36,7 +36,7 @@ IRRELEVANT = (
     "output_hidden_states", "return_dict", "return_dict_in_generate", "torchscript", "gradient_checkpointing",
     "pretraining_tp", "id2label.*", "label2id.*", "task_specific_params.*", "problem_type", "chunk_size_feed_forward",
     "cache_implementation", "is_encoder_decoder", "is_decoder", "tokenizer_class", "_num_labels", "num_labels",
-    "finetuning_task", "hidden_states_dtype", "use_flash_attention*", "_flash_attn*", "rope_parameters.*.type",
+    "finetuning_task", "use_flash_attention*", "_flash_attn*",
 )  # fmt: skip
 """Keys that change no logit at inference: ids, dropout, how it is computed, how it was trained."""
 WORDS = ("or", "null", "write")
@@ -217,13 +217,13 @@ def to_model(family: Family, given: Mapping[str, Any], where: str) -> ModelConfi
     """The parts that a config.json describes."""
     values = Values(family, given, where)
     try:
-        fields = {name: template.fill(values) for name, template in family.model.items() if name not in PER_LAYER}
-        n_layers = fields["n_layers"]
+        whole = {name: template.fill(values) for name, template in family.model.items() if name not in PER_LAYER}
+        fields: dict[str, Any] = {k: v if isinstance(v, int) else to_text(v) for k, v in whole.items()}
+        n_layers = validate({"model": fields}).model.n_layers  # before as many layers are written out
         for name in PER_LAYER:
             if name in family.model:
                 layers = [family.model[name].fill(Values(family, given, where, n)) for n in range(n_layers)]
                 fields[name] = _cycle([to_text(part) for part in layers])
-        fields = {k: v if isinstance(v, (int, list)) else to_text(v) for k, v in fields.items()}
     except (TypeError, IndexError, ValueError, ZeroDivisionError, AttributeError, KeyError) as error:
         if isinstance(error, UserError):
             raise

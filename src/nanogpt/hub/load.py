@@ -47,7 +47,7 @@ def understand(config: Mapping[str, Any], where: str) -> Parts:
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from None
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    table = rows(family, Values(family, given, where), list(shapes), resolved.n_layers)
+    table = rows(family, Values(family, given, where), list(shapes))
     return Parts(family, given, resolved, shapes, table)
 
 

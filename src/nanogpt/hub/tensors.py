@@ -3,12 +3,14 @@
     "model.layers.{}.self_attn.q_proj" = "blocks.{}.mixer.q"
     "transformer.h.{}.attn.c_attn" = "blocks.{}.mixer.q, blocks.{}.mixer.k, blocks.{}.mixer.v | transposed"
 
-A row stands for the weight and the bias, in each layer that has them. Several of ours lie one below the other in one
-of theirs. After the bar: how theirs lies in memory (LAYOUTS); `{name}` there is a key of config.json.
+A row stands for the weight and the bias, in each layer (`{}`) that has them; a second `{}` is the head. Several of ours
+lie one below the other in one of theirs. After the bar: how theirs lies in memory (LAYOUTS); `{name}` there is a key of
+config.json.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,7 +24,7 @@ from nanogpt.hub.expressions import Template
 from nanogpt.hub.families import Family, Values
 from nanogpt.spec import Spec, to_text
 
-SUFFIXES = ("", ".weight", ".bias")
+SUFFIX = r"(|\.weight|\.bias)"
 Layout = Callable[..., Tensor]
 
 
@@ -80,23 +82,30 @@ class Row:
         return self._laid(torch.cat([ours[name] for name in self.ours]), back=True)
 
 
-def rows(family: Family, values: Values, ours: Sequence[str], n_layers: int) -> list[Row]:
+def rows(family: Family, values: Values, ours: Sequence[str]) -> list[Row]:
     """The rows that a model with these tensors has. UserError, naming it, for a tensor that the family has not."""
     own, found = set(ours), list[Row]()
     seen: set[str] = set()
     for theirs, text in family.tensors.items():
-        targets, _, how = (part.strip() for part in text.partition("|"))
+        names, _, how = (part.strip() for part in text.partition("|"))
+        targets = [name.strip() for name in names.split(",")]
         laid = _layout(how, values)
-        for layer in range(n_layers) if "{}" in theirs else (0,):
-            names = [target.strip().replace("{}", str(layer)) for target in targets.split(",")]
-            for suffix in SUFFIXES:
-                full = tuple(name + suffix for name in names)
-                if own.issuperset(full):
-                    found.append(Row(theirs.replace("{}", str(layer)) + suffix, full, laid))
-                    seen.update(full)
+        pattern = re.compile(re.escape(targets[0]).replace(r"\{\}", r"(\d+)") + SUFFIX)
+        for match in filter(None, map(pattern.fullmatch, ours)):
+            *numbers, suffix = match.groups()
+            full = tuple(_numbered(target, numbers) + suffix for target in targets)
+            if own.issuperset(full):
+                found.append(Row(_numbered(theirs, numbers) + suffix, full, laid))
+                seen.update(full)
     if left := own - seen:
         raise UserError(f"{family.name} has no tensor for our {min(left)}")
     return found
+
+
+def _numbered(name: str, numbers: Sequence[str]) -> str:
+    for number in numbers:
+        name = name.replace("{}", number, 1)
+    return name
 
 
 def _layout(text: str, values: Values) -> Spec | None:

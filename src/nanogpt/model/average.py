@@ -15,7 +15,8 @@ class Total:
 
 
 class Average(Part):
-    """y_t = (x_1 + ... + x_t) / t: attention whose weights are all equal. makemore's CausalBoW ("bag of words").
+    """y_t = (x_1 + ... + x_t) / t: attention whose weights are all equal. makemore's CausalBoW ("bag of words",
+    Karpathy 2022).
 
     It is what "Let's build GPT" starts from: a loop, then a triangular matrix of 1/t, then softmax(0) of it. Here the
     sum is carried along, at the same cost however long the text.

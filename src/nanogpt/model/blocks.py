@@ -20,10 +20,7 @@ class Block(Part):
     """One layer. A subclass says in `forward` where the norms stand.
 
     The stream may be wider than dim inside: `open` widens it at the first block, `close` narrows it at the last.
-    dropout: share of each branch's output set to zero while training.
-    drop_path: share of the rows of a batch that skip a branch while training; this rate holds for the last layer
-    and layer l of N (from 1) has l/N of it. Stochastic depth, Huang et al. 2016 (arXiv:1603.09382).
-    residual: how a branch meets the stream (residuals.py); the + of the formulas below.
+    The knobs of all of them are explained at `PreNorm`; `residual` (residuals.py) is the + of the formulas below.
     """
 
     final_norm = True
@@ -92,7 +89,12 @@ class Block(Part):
 
 
 class PreNorm(Block):
-    """x + f(norm(x)), then the same with g: the stream is never normed. Xiong et al. 2020 (arXiv:2002.04745); GPT-2."""
+    """x + f(norm(x)), then the same with g: the stream is never normed. Xiong et al. 2020 (arXiv:2002.04745); GPT-2.
+
+    dropout: share of each branch's output set to zero while training. drop_path: share of the rows of a batch that skip
+    a branch while training, in the last layer; l/N of it in layer l of N (stochastic depth: Huang et al. 2016,
+    arXiv:1603.09382). residual: how a branch meets the stream, the + here: plain, none, rezero, layerscale, ...
+    """
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         x_BTD = self.mixer_residual(x_BTD, self.drop(self.mixer(self.mixer_norm(x_BTD), flow)))
@@ -100,7 +102,10 @@ class PreNorm(Block):
 
 
 class PostNorm(Block):
-    """norm(x + f(x)), then the same with g: the stream is normed after each branch. Vaswani et al. 2017; GPT-1."""
+    """norm(x + f(x)), then the same with g: the stream is normed after each branch. Vaswani et al. 2017; GPT-1.
+
+    dropout, drop_path, residual: as pre's.
+    """
 
     final_norm = False
 
@@ -111,7 +116,10 @@ class PostNorm(Block):
 
 class Sandwich(Block):
     """x + norm_out(f(norm_in(x))), then the same with g: a norm on either side of a branch.
-    Ding et al. 2021 (CogView, arXiv:2105.13290); Gemma 2 (arXiv:2408.00118)."""
+    Ding et al. 2021 (CogView, arXiv:2105.13290); Gemma 2 (arXiv:2408.00118).
+
+    dropout, drop_path, residual: as pre's.
+    """
 
     def _add_norms(self, norm: str, dim: int) -> None:
         super()._add_norms(norm, dim)
@@ -126,7 +134,10 @@ class Sandwich(Block):
 
 class Reordered(Block):
     """x + norm(f(x)), then the same with g: what a branch adds is normed, the stream never.
-    Liu et al. 2021 (Swin V2, arXiv:2111.09883); OLMo 2 (arXiv:2501.00656)."""
+    Liu et al. 2021 (Swin V2, arXiv:2111.09883); OLMo 2 (arXiv:2501.00656).
+
+    dropout, drop_path, residual: as pre's.
+    """
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         x_BTD = self.mixer_residual(x_BTD, self.drop(self.mixer_norm(self.mixer(x_BTD, flow))))
@@ -138,6 +149,7 @@ class Parallel(Block):
     (GPT-NeoX, arXiv:2204.06745). The residual joins the sum of the branches.
 
     norms: "one" for both branches (GPT-J, Cohere), or "two", one for each (GPT-NeoX).
+    dropout, drop_path, residual: as pre's.
     """
 
     def __init__(
@@ -186,7 +198,11 @@ class Parallel(Block):
 
 
 class Unnormed(Block):
-    """x + f(x), then the same with g: no norm anywhere, whatever `norm` says."""
+    """x + f(x), then the same with g: no norm anywhere, whatever `norm` says. With residual=none one part after the
+    other, as networks were before He et al. 2015.
+
+    dropout, drop_path, residual: as pre's.
+    """
 
     final_norm = False
 

@@ -60,7 +60,8 @@ class MLP(Part):
 
 
 class Dense(Part):
-    """act(x W + b), W (D, D): one matrix and an activation, a layer of the networks before residual streams.
+    """act(x W + b), W (D, D): one matrix and an activation, a layer of the networks before residual streams. Bengio et
+    al. 2003; makemore (Karpathy 2022).
 
     It has its place under layout=none without residuals, where the ffn of each layer reads that of the layer below.
     An activation that takes i numbers a unit and gives o makes W (D, i D / o), so that D come out.
@@ -111,7 +112,7 @@ class GLU(Gated):
     """(act(x W_gate) * x W_up) W_out. Dauphin et al. 2017 (sigmoid); Shazeer 2020 (the variants).
 
     act: of the gate. hidden: F, by default 2/3 of 4 D, so that three matrices cost what an MLP's two do,
-    rounded up to a multiple of `multiple_of`. bias: "zeros" learns one for each matrix.
+    rounded up to a multiple. multiple_of: of what, 8 for speed, 256 in LLaMA. bias: "zeros" learns one for each matrix.
     dropout: share of the hidden numbers set to zero while training.
     """
 

@@ -85,7 +85,8 @@ class BatchNorm(Part):
         self, *, dim: int, eps: float = 1e-5, momentum: float = 0.1, bias: Literal["zeros", "none"] = "zeros"
     ) -> None:
         super().__init__()
-        at_least(0, eps=eps)
+        if not eps > 0:
+            raise UserError(f"eps={eps} must be above 0; nearest: 1e-05")
         if not 0 < momentum <= 1:
             raise UserError(f"momentum={momentum} must be above 0 and at most 1; nearest: 0.1")
         self.dim, self.eps, self.momentum = dim, eps, momentum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,7 +34,8 @@ class NextToken(Part):
 
     def forward(self, model: Any, hidden_BTD: Tensor, targets_BT: Tensor, flow: Flow) -> dict[str, Tensor]:
         """Terms by name, each summed over scored tokens and carrying its weight; `nll` is the next token's."""
-        logits_NV = model.logits(hidden_BTD).flatten(0, 1).float()
+        logits_NV = model.logits(hidden_BTD).flatten(0, 1)
+        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
         targets_N = targets_BT.flatten()
         nll = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum")
         terms = {"nll": nll}

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError
 from nanogpt.model.ends import NoHead, TiedHead
+from nanogpt.model.init import Scheme
 from nanogpt.model.norms import BatchNorm
 from nanogpt.model.part import Nothing
 from nanogpt.model.positions import Position
+from nanogpt.model.residuals import LayerScale, ReZero
+from nanogpt.model.schemes import ByRole, Zeros
+from nanogpt.model.schemes import DeepNorm as DeepNormScheme
 from nanogpt.parts import is_users, number
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ def check_compatible(model: LanguageModel) -> None:
             f"model.head=tied: the embedding is {table.shape[0]} x {table.shape[1]} numbers, and a head needs "
             f"{model.vocab_size} x {model.dim}; nearest: model.head=linear"
         )
+    _check_zeros(model)
     for which, position in enumerate(list[Any](model.position)):
         blocks = [block for block in list[Any](model.blocks) if model._position_of[block.layer] == which]
         _check_position(position, [block.mixer for block in blocks])
@@ -57,6 +62,24 @@ def check_rows(model: nn.Module, rows: int, processes: int) -> None:
             "model.norm=batchnorm needs at least 2 rows in a pass, and train.batch / train.accumulate is 1: it would "
             "norm each text by itself, later tokens included; nearest: train.batch=2 train.accumulate=1"
         )
+
+
+def _check_zeros(model: LanguageModel) -> None:
+    """0 * 0 does not learn: the gradient of each factor is the other."""
+    if not _writes_zeros(model.scheme):
+        return
+    for join in (m for m in model.modules() if isinstance(m, ReZero) or (isinstance(m, LayerScale) and not m.init)):
+        raise UserError(
+            f"model.layout: residual={join.spec} starts at 0, and model.init={model.scheme.spec.name} lets what it "
+            "multiplies start at 0 too, so that neither would ever get a gradient; nearest: model.init=gpt2"
+        )
+
+
+def _writes_zeros(scheme: Any) -> bool:
+    """Whether the matrices that write to the stream start at zero."""
+    if isinstance(scheme, ByRole):
+        return _writes_zeros(scheme.residual if isinstance(scheme.residual, Scheme) else scheme.rest)
+    return isinstance(scheme, Zeros) or (isinstance(scheme, DeepNormScheme) and _writes_zeros(scheme.rest))
 
 
 def _check_position(position: Position, mixers: list[Any]) -> None:

@@ -34,7 +34,8 @@ class Normal(Scheme):
 
 
 class Truncated(Scheme):
-    """w ~ N(0, std^2), drawn again where |w| > cut * std: no weight is an outlier. As in BERT, ViT, OLMo-2.
+    """w ~ N(0, std^2), drawn again where |w| > cut * std: no weight is an outlier. BERT (Devlin
+    et al. 2018); OLMo 2 (2024).
 
     std: of the normal distribution before it is cut (torch.nn.init.trunc_normal_'s), so that what is left has a little
     less: 0.88 std at cut=2, 0.99 std at cut=3. cut: in standard deviations.
@@ -51,7 +52,10 @@ class Truncated(Scheme):
 
 class GPT2(Normal):
     """w ~ N(0, std^2), and std / sqrt(2 n_layers) for what writes to the stream, which 2 n_layers branches add up in.
-    Radford et al. 2019, section 2.3."""
+    Radford et al. 2019, section 2.3.
+
+    std: before that division.
+    """
 
     def __init__(self, *, n_layers: int, std: float = 0.02) -> None:
         super().__init__(std=std)
@@ -70,7 +74,8 @@ class Zeros(Scheme):
 
 class PyTorch(Scheme):
     """w, b ~ U(-1/sqrt(n_in), 1/sqrt(n_in)), tables ~ N(0, 1): what torch.nn.Linear and Embedding start with, and so
-    whoever initialises nothing (the first steps of the lecture's GPT; makemore). Var[w] = 1 / (3 n_in)."""
+    whoever initialises nothing (the first steps of the lecture's GPT; makemore). Var[w] = 1 / (3 n_in). Paszke et al.
+    2019."""
 
     def std(self, role: Role, weight: Tensor) -> float:
         return 1.0 if role.name in TABLES else 1 / math.sqrt(3 * fans(weight)[0])
@@ -211,7 +216,8 @@ class ByRole(Scheme):
     """A scheme for each role: `by_role(rest=kaiming(gain=after, embedding=1), head=normal(std=0.01))` is makemore's
     network as part 3 of the lectures repairs it.
 
-    rest: for every role that names none (the word "rest"). A bias goes with its matrix, and other biases with `rest`;
+    rest: for every role that names none (the word "rest"). embedding, position, hidden, residual, head: the scheme of
+    that role (roles.py). A bias goes with its matrix, and other biases with `rest`;
     learning rates are `rest`'s, since they are what a parametrisation is, not where it starts.
     """
 

@@ -39,7 +39,13 @@ def _scales(**knobs: float) -> None:
 
 
 class SGD:
-    """Gradient descent, with momentum: `sgd(lr=0.1, momentum=0.9, form=nesterov)`."""
+    """w -= lr u, u = momentum u + g: gradient descent, with or without momentum. Robbins and Monro 1951; Polyak 1964.
+
+    lr: of a step. momentum: what is kept of u; 0 is none. form: "classic" steps by u, "nesterov" by g + momentum u, the
+    gradient one step ahead (Sutskever et al. 2013); as in `sgd(lr=0.1, momentum=0.9, form=nesterov)`.
+    weight_decay: share of a matrix that is added to its gradient; biases, gains and scales are never decayed, with any
+    optimizer.
+    """
 
     def __init__(self, *, lr: float = 0.1, momentum: float = 0.0, form: Literal["classic", "nesterov"] = "classic",
                  weight_decay: float = 0.0) -> None:  # fmt: skip
@@ -57,7 +63,12 @@ class SGD:
 
 
 class RMSProp:
-    """Each weight's step divided by the running size of its gradient (Hinton 2012)."""
+    """w -= lr g / (sqrt(v) + eps), v = decay v + (1 - decay) g^2: each weight's step is divided by the running size of
+    its gradient. Hinton 2012 (lecture 6e of his course).
+
+    lr: of a step. decay: of the running mean. eps: keeps a step finite where there was no gradient. momentum: of the
+    steps. weight_decay: added to the gradient, of matrices only.
+    """
 
     def __init__(self, *, lr: float = 1e-3, decay: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
                  weight_decay: float = 0.0) -> None:  # fmt: skip
@@ -75,7 +86,9 @@ class Adagrad:
     """Each weight's step divided by the root of the sum of its squared gradients: rare features keep large steps.
     Duchi, Hazan and Singer 2011.
 
-    lr_decay: the rate is lr / (1 + lr_decay * step).
+    w -= lr g / (sqrt(sum of g^2) + eps).
+    lr: of a step. lr_decay: the rate is lr / (1 + lr_decay * step). eps: keeps a first step finite.
+    weight_decay: added to the gradient, of matrices only.
     """
 
     def __init__(
@@ -94,6 +107,7 @@ class Adadelta:
     (arXiv:1212.5701).
 
     lr: a factor on it, 1 in the paper. decay: of both running means (rho). eps: also what the first steps grow from.
+    weight_decay: added to the gradient, of matrices only.
     """
 
     def __init__(self, *, lr: float = 1.0, decay: float = 0.9, eps: float = 1e-6, weight_decay: float = 0.0) -> None:
@@ -108,7 +122,11 @@ class Adadelta:
 
 class Adam:
     """A running mean of gradients over the root of that of their squares: lr m / (sqrt(v) + eps), both corrected for
-    their start at zero. Kingma and Ba 2015 (arXiv:1412.6980); weight decay, if any, is part of the gradient."""
+    their start at zero. Kingma and Ba 2015 (arXiv:1412.6980).
+
+    lr: of a step. beta1: what is kept of m, the running mean of gradients. beta2: of v, that of their squares.
+    eps: keeps a step finite where there was no gradient. weight_decay: added to the gradient, of matrices only.
+    """
 
     torch_class: type[Optimizer] = torch.optim.Adam
     fusible = True
@@ -127,7 +145,11 @@ class Adam:
 
 
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    """Adam with weight decay apart from the gradient: w -= lr (m / (sqrt(v) + eps) + weight_decay w). Loshchilov and
+    Hutter 2019 (arXiv:1711.05101).
+
+    lr, beta1, beta2, eps: as adam's. weight_decay: share of a matrix that is taken away, times lr.
+    """
 
     torch_class = torch.optim.AdamW
 
@@ -138,7 +160,10 @@ class AdamW(Adam):
 
 class Adamax(Adam):
     """Adam with the largest recent gradient instead of the root of the mean square: u = max(beta2 u, |g|). Kingma and
-    Ba 2015, section 7.1."""
+    Ba 2015, section 7.1.
+
+    lr, beta1, eps, weight_decay: as adam's. beta2: of u, how slowly a large gradient is forgotten.
+    """
 
     torch_class = torch.optim.Adamax
     fusible = False
@@ -149,7 +174,10 @@ class Adamax(Adam):
 
 
 class NAdam(Adam):
-    """Adam whose momentum looks one step ahead, as Nesterov's, and warms up by itself. Dozat 2016."""
+    """Adam whose momentum looks one step ahead, as Nesterov's, and warms up by itself. Dozat 2016.
+
+    lr, beta1, beta2, eps, weight_decay: as adam's. In step t the momentum is beta1 (1 - 0.96^(t / 250) / 2).
+    """
 
     torch_class = torch.optim.NAdam
     fusible = False
@@ -161,7 +189,10 @@ class NAdam(Adam):
 
 class RAdam(Adam):
     """Adam that waits: plain momentum until the running mean of squares has seen enough to be divided by, then a factor
-    that rises to 1 instead of a warm-up. Liu et al. 2020 (arXiv:1908.03265)."""
+    that rises to 1 instead of a warm-up. Liu et al. 2020 (arXiv:1908.03265).
+
+    lr, beta1, beta2, eps, weight_decay: as adam's.
+    """
 
     torch_class = torch.optim.RAdam
     fusible = False
@@ -185,9 +216,14 @@ class Lion:
 
 
 class Muon:
-    """Muon for the matrices inside the blocks; `rest` for embeddings, head, gains and biases.
+    """w -= lr c O, O the momentum with all its singular values made about 1: for the matrices inside the blocks. Jordan
+    et al. 2024 (https://kellerjordan.github.io/posts/muon).
 
     Newton-Schulz runs in the run's precision: it is matrix products, and bf16 was shown to be enough for it.
+    lr: of a step. momentum: what is kept of the running mean of gradients. form: "classic" takes it, "nesterov" the
+    gradient one step ahead. weight_decay: share of a matrix that is taken away, times lr. ns_steps: of Newton-Schulz.
+    scale: c, "original" is sqrt(max(1, rows / columns)), "moonlight" 0.2 sqrt(max(rows, columns)), an update as large
+    as AdamW's (Liu et al. 2025, arXiv:2502.16982). rest: the optimizer of all other parameters.
     """
 
     def __init__(
@@ -204,7 +240,7 @@ class Muon:
     ) -> None:
         _scales(lr=lr, weight_decay=weight_decay)
         between(0, 1, momentum=momentum)
-        at_least(1, ns_steps=ns_steps)
+        between(1, 101, ns_steps=ns_steps)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.lr, self.momentum, self.form, self.weight_decay = lr, momentum, form, weight_decay
         self.ns_steps, self.scale = ns_steps, scale

@@ -41,7 +41,10 @@ def share(**values: float) -> None:
 
 
 class Constant(Schedule):
-    """The base rate throughout, after the warm-up."""
+    """The base rate throughout, after the warm-up.
+
+    warmup: steps, or a share of the run below 1, of a straight rise.
+    """
 
     def __init__(self, *, warmup: float = 0.0) -> None:
         at_least(0, warmup=warmup)
@@ -52,7 +55,10 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """Falls in a straight line to the share `final`, which it would reach in the step after the last."""
+    """Falls in a straight line to the share `final`, which it would reach in the step after the last.
+
+    warmup: as constant's. final: share of the base rate at the end.
+    """
 
     def __init__(self, *, warmup: float = 0.0, final: float = 0.0) -> None:
         at_least(0, warmup=warmup)
@@ -64,7 +70,10 @@ class Linear(Schedule):
 
 
 class Cosine(Schedule):
-    """Falls along half a cosine to `final` (Loshchilov and Hutter 2017, arXiv:1608.03983); step for step nanoGPT's."""
+    """Falls along half a cosine to `final` (Loshchilov and Hutter 2017, arXiv:1608.03983); step for step nanoGPT's.
+
+    warmup: as constant's. final: share of the base rate at the end.
+    """
 
     def __init__(self, *, warmup: float = 0.0, final: float = 0.1) -> None:
         at_least(0, warmup=warmup)
@@ -79,6 +88,7 @@ class WSD(Schedule):
     """Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): full rate until the last `decay` steps, then a line.
 
     The long stable part is the same whatever the run's length: more steps can be added to a run that has not decayed.
+    warmup: as constant's. decay: steps, or a share of the run below 1. final: share of the base rate at the end.
     """
 
     def __init__(self, *, warmup: float = 0.0, decay: float = 0.2, final: float = 0.0) -> None:
@@ -96,7 +106,8 @@ class Step(Schedule):
     """Times `factor` at each milestone: `step(at=0.5, factor=0.1)` is makemore's "0.1, then 0.01 from half way on".
 
     at: a step's number, or a share of the run where it is below 1; or a list of them, `step(at=[0.5, 0.75])`; by
-    default half way. every: instead, each so many steps (or that share of the run).
+    default half way. every: instead, each so many steps (or that share of the run). factor: from 0 to 1.
+    warmup: as constant's.
     """
 
     def __init__(self, *, at: Value = 0.0, factor: float = 0.1, every: float = 0.0, warmup: float = 0.0) -> None:

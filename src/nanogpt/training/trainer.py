@@ -314,6 +314,7 @@ class Trainer:
     def _compile(self) -> None:
         """Compile before the first step, timed apart; go on without where it fails."""
         started = time.perf_counter()
+        statistics = [buffer.clone() for buffer in self.model.buffers()]  # batch norm's: this pass is no step
         self.say("note", text="compiling ...")
         try:
             with warnings.catch_warnings():
@@ -329,3 +330,5 @@ class Trainer:
             self.config = self.config.model_copy(update={"train": self.train.model_copy(update={"compile": "off"})})
             if self.world.is_main:
                 self.run.save_config(self.config)
+        for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+            buffer.copy_(before)
