@@ -33,9 +33,10 @@ PLAIN = {"rope_type": "default", "rope_theta": 1000.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+"""With this base one of the four pairs lies between the two frequencies, so that both count."""
 LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75, "short_factor": [1.0, 1.1, 1.3],
     "long_factor": [1.0, 2.0, 4.0],

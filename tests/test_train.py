@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.utils import counters
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from nanogpt.config import RunConfig, validate
 from nanogpt.data.batches import Sampler, windows

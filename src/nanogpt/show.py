@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
 import torch
 
-from nanogpt.config import RunConfig
+from nanogpt.config import ModelConfig, RunConfig
 from nanogpt.cost import cost
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.blocks import LAYOUTS
@@ -18,16 +20,18 @@ from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import OBJECTIVES
-from nanogpt.model.positions import POSITIONS
+from nanogpt.model.positions import POSITIONS, Position
 from nanogpt.model.residuals import RESIDUALS
 from nanogpt.model.scalings import SCALINGS
 from nanogpt.model.schemes import SCHEMES
 from nanogpt.model.smoothing import SMOOTHINGS
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
-from nanogpt.parts import knobs_of
-from nanogpt.pattern import LAYER_FIELDS
+from nanogpt.parts import build, knobs_of, signature
+from nanogpt.pattern import LAYER_FIELDS, Pattern, letter, pattern
+from nanogpt.spec import Spec, parse, to_text
 from nanogpt.tokenizers import TOKENIZERS, expected_size
+from nanogpt.wiring import steps
 
 AXES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "tokenizer": (TOKENIZERS, ()),
@@ -72,26 +76,116 @@ def first_sentence(part: Any) -> str:
     return " ".join(text.split())
 
 
+AT = (4096, 131072)
+"""Tokens at which the cache is told, besides the model's context."""
+
+
 def describe(config: RunConfig) -> dict[str, Any]:
     """Everything `nanogpt show` prints, as plain data."""
     size, certain = (config.model.vocab_size, True) if config.model.vocab_size else expected_size(config.tokenizer)
     given = config.model.model_copy(update={"vocab_size": size})
     model = resolve_model(given)
-    total = cost(model)
+    total, found = cost(model), pattern(model)
     return {
         "preset": config.preset,
         "vocabulary": "known" if certain else "assumed",
         "model": model.model_dump(),
         "layers": layers(model.model_dump()),
-        "tensors": [{"name": n, "shape": s, "parameters": p} for n, s, p in tensors(given)],
+        "pattern": str(found),
+        "letters": found.letters(),
+        "kinds": kinds(model, found),
+        "ends": ends(model),
+        "tensors": [{"name": n, "shape": s, "parameters": p} for n, s, p in tensors(model)],
         "parameters": total.parameters,
         "total_parameters": total.total,
         "flops_per_token": total.flops,
         "training_flops_per_token": total.training_flops,
         "cache_bytes_per_token": total.cache_bytes,
         "cache_bytes_at_context": total.cache_bytes * model.context,
-        "weight_bytes": {"fp32": 4 * total.total, "bf16": 2 * total.total},
+        "cache_bytes_at": {str(n): total.cache_bytes * n for n in AT},
+        "cache_bytes_windows_only_at": {str(n): total.cache_at(n) for n in (*AT, model.context)},
+        "weight_bytes": {"fp32": 4 * total.total, "bf16": 2 * total.total, "int4": total.total / 2},
     }
+
+
+def kinds(config: ModelConfig, found: Pattern) -> list[dict[str, Any]]:
+    """Each kind of layer: how many there are, its parts in brief, what other kinds have otherwise, how it is wired."""
+    first = [found.of.index(kind) for kind in range(len(found.kinds))]
+    with torch.device("meta"):
+        blocks: list[Any] = list(LanguageModel(config, only=first).blocks)
+    boxes = [{name: box(part, config) for name, part in block.named_children()} for block in blocks]
+    rows = []
+    for kind, (layer, block) in enumerate(zip(found.kinds, blocks, strict=True)):
+        parts = {name: brief(spec, config, AXES[f"model.{name}"][0]) for name, spec in zip(LAYER_FIELDS, layer, strict=True)}
+        said = {"kind": letter(kind), "layers": found.of.count(kind), **parts, "differs": found.differences()[kind]}
+        rows.append({**said, "boxes": boxes[kind], "steps": [asdict(step) for step in steps(block)]})
+    return rows
+
+
+def box(part: torch.nn.Module, config: ModelConfig) -> dict[str, Any]:
+    """What a drawing says of one part: its name, its knobs, its matrices."""
+    matrices = [
+        [name, m.in_features, m.out_features] for name, m in part.named_modules() if isinstance(m, torch.nn.Linear)
+    ]
+    spec: Spec = part.spec  # type: ignore[assignment]
+    knobs = said(spec, config, _table_of(spec))
+    knobs = {k: v if isinstance(v, (int, float)) else str(v) for k, v in knobs.items()}
+    return {"part": spec.name, "knobs": knobs, "matrices": [[n or "", i, o] for n, i, o in matrices],
+            "parameters": sum(p.numel() for p in part.parameters())}  # fmt: skip
+
+
+def ends(config: ModelConfig) -> dict[str, Any]:
+    """What is below and above the layers: in brief, and whether a position is added below or acts inside."""
+    with torch.device("meta"):
+        model = LanguageModel(config, only=[])
+    distinct: list[Any] = list(model.position)
+    added = [str(p.spec.name) for p in distinct if type(p).embed is not Position.embed]
+    inside = [p.spec for p in distinct if type(p).embed is Position.embed and p.spec.name != "none"]
+    with torch.device("meta"):
+        last = LanguageModel(config, only=[config.n_layers - 1] if config.n_layers else [])
+    return {
+        "embed": box(model.embed, config),
+        "norm": box(last.norm, config),
+        "head": box(model.head, config),
+        "positions_added": added,
+        "positions_inside": [brief(spec, config, POSITIONS) for spec in inside],
+    }
+
+
+def brief(spec: Spec, config: ModelConfig, table: Any) -> str:
+    """A part with the knobs that say something: sizes, and what is not as it would be unsaid."""
+    return str(Spec(spec.name, (), said(spec, config, table)))
+
+
+def said(spec: Spec, config: ModelConfig, table: Any) -> dict[str, Any]:
+    """Those knobs. A number that the part works out for itself, as a scale, is said where it is another one."""
+    if table is None or spec.name not in table:
+        return dict(spec.knobs)
+    found: dict[str, Any] = {}
+    for knob, value in spec.knobs.items():
+        default = signature(table[spec.name])[knob].default
+        if isinstance(value, Spec):
+            value = parse(brief(value, config, _table_of(value)))
+        if to_text(value) == to_text(default if default is not None else "none"):
+            continue
+        if default is None and isinstance(value, float) and _worked_out(spec, knob, config, table) == value:
+            continue
+        found[knob] = f"{len(value)} numbers" if isinstance(value, list) else value
+    return found
+
+
+def _worked_out(spec: Spec, knob: str, config: ModelConfig, table: Any) -> Any:
+    """What the part makes of a knob that nobody gave."""
+    given = {"dim": config.dim, "layer": 0, "n_layers": config.n_layers, "context": config.context}
+    rest = {k: v for k, v in spec.knobs.items() if k != knob}
+    with torch.device("meta"):
+        return build(table, Spec(spec.name, (), rest), **given).spec.knobs.get(knob)
+
+
+def _table_of(spec: Spec) -> Any:
+    """The axis that has a part of this name with these knobs."""
+    tables = [table for table, _ in AXES.values() if spec.name in table]
+    return next((t for t in tables if set(spec.knobs) <= set(signature(t[spec.name]))), None)
 
 
 def layers(model: dict[str, Any]) -> list[dict[str, str]]:
@@ -108,21 +202,22 @@ def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def tensors(config: Any) -> list[tuple[str, list[int], int]]:
+def tensors(config: ModelConfig) -> list[tuple[str, list[int], int]]:
     """Every weight as (name, shape, numbers); layers of the same shapes are one row, `blocks.0-5.mixer.q.weight`."""
+    of = pattern(config).of
+    first = sorted({0, len(of) - 1, *(of.index(kind) for kind in set(of))}) if of else []
     with torch.device("meta"):
-        model = LanguageModel(config)
-    layers: dict[int, list[tuple[str, tuple[int, ...]]]] = {n: [] for n in range(len(model.blocks))}
+        model = LanguageModel(config, only=first)
+    shapes = [[(name, tuple(p.shape)) for name, p in block.named_parameters()] for block in model.blocks]
+    alike = {of[layer]: n for n, layer in enumerate(first) if layer < len(of) - 1 or of[layer] not in of[:layer]}
+    layers = [shapes[first.index(n) if n in first else alike[kind]] for n, kind in enumerate(of)]
     before: list[tuple[str, tuple[int, ...]]] = []
     after: list[tuple[str, tuple[int, ...]]] = []
     for name, p in model.named_parameters():
-        path = name.split(".")
-        if path[0] == "blocks":
-            layers[int(path[1])].append((".".join(path[2:]), tuple(p.shape)))
-        else:
-            (before if path[0] in ("embed", "position") else after).append((name, tuple(p.shape)))
+        if not name.startswith("blocks."):
+            (before if name.split(".")[0] in ("embed", "position") else after).append((name, tuple(p.shape)))
     rows = [(name, list(shape), _numel(shape)) for name, shape in before]
-    for _, group in groupby(layers.items(), key=lambda item: item[1]):
+    for _, group in groupby(enumerate(layers), key=lambda item: item[1]):
         same = list(group)
         for name, shape in same[0][1]:
             rows.append((f"blocks.{_span(same[0][0], same[-1][0])}.{name}", list(shape), len(same) * _numel(shape)))
@@ -131,3 +226,71 @@ def tensors(config: Any) -> list[tuple[str, list[int], int]]:
 
 def _numel(shape: tuple[int, ...]) -> int:
     return int(torch.Size(shape).numel())
+
+
+# -- side by side -------------------------------------------------------------------------------------------------
+
+ENDS = ("embed", "head", "init", "objective")
+
+
+def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Models side by side: rows of {"key", "values", "differs"}. A knob has a row where some model says it."""
+    found = [_facts(facts) for facts in models]
+    order: dict[str, int] = {}
+    for rows, _ in found:
+        for key in rows:
+            order.setdefault(key.split(".")[0], len(order))
+    said = {key: None for _, spoken in found for key in spoken}
+    table = []
+    for key in sorted(said, key=lambda key: order[key.split(".")[0]]):  # the knobs of a part stay together
+        values = [rows.get(key, "") for rows, _ in found]
+        table.append({"key": key, "values": values, "differs": len(set(values)) > 1})
+    return table
+
+
+def _facts(facts: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Everything that can be compared, and the keys of what this model says of itself."""
+    model = facts["model"]
+    config = ModelConfig.model_validate(model)
+    rows = {"parameters": f"{facts['total_parameters']:,}"}
+    rows |= {f"parameters.{k}": f"{n:,}" for k, n in facts["parameters"].items()}
+    rows |= {k: f"{model[k]:,}" for k in ("n_layers", "dim", "context", "vocab_size")}
+    if len(facts["kinds"]) > 1:
+        rows["pattern"] = facts["letters"]
+    spoken = list(rows)
+    for axis in (*LAYER_FIELDS, *ENDS):
+        specs = [parse(text) for text in (model[axis] if axis in LAYER_FIELDS else [model[axis]])]
+        specs = [_inner_brief(spec, config) for spec in specs[: model["n_layers"]]] if axis in LAYER_FIELDS else specs
+        rows |= _joined(axis, specs)
+        table = AXES[f"model.{axis}"][0]
+        spoken += [axis, *(f"{axis}.{k}" for spec in set(map(str, specs)) for k in said(parse(spec), config, table))]
+    costs = {"flops": f"{facts['flops_per_token']:,.0f} a token", "cache": f"{size(facts['cache_bytes_per_token'])} a token"}
+    costs |= {f"cache.{int(n):,}": size(b) for n, b in facts["cache_bytes_at"].items()}
+    costs |= {f"cache.windows_only.{n:,}": size(facts["cache_bytes_windows_only_at"][str(n)]) for n in AT}
+    costs |= {f"weights.{k}": size(n) for k, n in facts["weight_bytes"].items()}
+    return rows | costs, [*spoken, *costs]
+
+
+def _inner_brief(spec: Spec, config: ModelConfig) -> Spec:
+    """A part with every knob, and the parts inside it in brief."""
+    inner = {k: parse(brief(v, config, _table_of(v))) if isinstance(v, Spec) else v for k, v in spec.knobs.items()}
+    return Spec(spec.name, (), inner)
+
+
+def _joined(axis: str, specs: list[Spec]) -> dict[str, str]:
+    """A part and its knobs as rows; where layers differ, each value with the number of its layers."""
+    rows: dict[str, str] = {}
+    for knob in dict.fromkeys(["", *(k for spec in specs for k in spec.knobs)]):
+        counts = Counter(to_text(spec.knobs[knob]) if knob in spec.knobs else spec.name if not knob else "-" for spec in specs)
+        many = " + ".join(f"{n} x {value}" for value, n in counts.items())
+        rows[f"{axis}.{knob}" if knob else axis] = many if len(counts) > 1 else next(iter(counts), "")
+    return rows
+
+
+def size(n: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"

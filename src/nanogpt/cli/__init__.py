@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
+from typing import Any
 
 import typer
 
@@ -16,7 +18,7 @@ from nanogpt.cli.runs import runs
 from nanogpt.cli.training import data, evaluate, sample, train
 from nanogpt.errors import UserError
 
-for name, command in {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "sample": sample,
     "eval": evaluate,
@@ -27,7 +29,8 @@ for name, command in {
     "export": export,
     "compare": compare,
     "doctor": doctor,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name=name)(command)
 
 
