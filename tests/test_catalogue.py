@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 
+from nanogpt.parts import knobs_of
 from nanogpt.show import AXES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -31,6 +34,15 @@ def test_the_page_is_fresh(written: Path) -> None:
 def test_every_activation_has_its_plot_and_no_other(written: Path) -> None:
     made, kept = ({p.name for p in (folder / "figures" / "activations").iterdir()} for folder in (written, DOCS))
     assert made == kept, "run: python docs/make_catalogue.py"
+
+
+def test_every_knob_is_explained() -> None:
+    """Each part names its knobs in its own docstring, or there is no telling what the table of knobs means."""
+    for axis, (table, supplied) in AXES.items():
+        for name, part in table.items():
+            text = inspect.getdoc(getattr(part, "func", part)) or ""
+            silent = [k for k in knobs_of(part, dict.fromkeys(supplied)) if not re.search(rf"\b{k}\b", text)]
+            assert not silent, f"{axis}: {name} does not explain {silent}"
 
 
 def test_every_part_has_a_text_and_says_where_it_comes_from(written: Path) -> None:

@@ -56,7 +56,9 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     assert "train" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "show", "runs", "data", "import", "export", "compare", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "sample", "eval", "show", "runs", "data", "import", "export", "compare", "doctor"]
+)
 def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) -> None:
     text = nanogpt(command, "--help", cwd=tmp_path).stdout
     assert f"nanogpt {command}" in text.split("Usage", 1)[1].split("\n", 1)[1]

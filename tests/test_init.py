@@ -376,6 +376,12 @@ def test_mup_is_table_3() -> None:
     assert len(wide) == 3 * 6 + 1
 
 
+def test_mup_leaves_what_does_not_get_wider() -> None:
+    """A filter for each number reads `kernel` numbers at any width: to table 3 it is a vector, as a norm's gain is."""
+    deep, dense = (make(init="mup(base=4)", mixer=f"conv(kernel=3, groups={groups})").rates() for groups in (16, 1))
+    assert deep["blocks.0.mixer.weight"] == 1.0 and dense["blocks.0.mixer.weight"] == 0.25
+
+
 def test_mup_at_its_base_is_kaiming() -> None:
     one, two = (make(init=init, ffn="swiglu", mixer="attention(heads=2)") for init in ("mup(base=16)", "kaiming"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

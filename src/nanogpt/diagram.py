@@ -42,7 +42,7 @@ def _block(kind: Facts, dim: int) -> Iterator[str]:
         for line in lines:
             yield line.ljust(wide, "-") + "+"
         label = join_words(kind, step["join"])
-        yield f"  + <".ljust(wide, "-") + "+" + (f"  {label}" if label else "")
+        yield "  + <".ljust(wide, "-") + "+" + (f"  {label}" if label else "")
     yield "  x"
 
 
@@ -53,7 +53,7 @@ def _words(kind: Facts, name: str) -> str:
 
 
 def knob_words(kind: Facts, name: str) -> list[str]:
-    """What a part says of itself, less what differs from one kind of layer to another: that stands beside the layers."""
+    """What a part says of itself, less what one kind of layer has otherwise: that stands beside the layers."""
     skip = {key.partition(".")[2] for key in kind["differs"] if key.startswith(f"{name}.")}
     return [f"{k}={v}" for k, v in kind["boxes"][name]["knobs"].items() if k not in skip]
 
@@ -74,7 +74,8 @@ svg{font-family:Helvetica,Arial,sans-serif;background:#fff}
 text{fill:#222;font-size:13px}.title{font-size:24px;font-weight:600}.small{font-size:11.5px;fill:#555}
 .name{font-weight:600}.mid{text-anchor:middle}.end{text-anchor:end}
 .box{fill:#f4f6f8;stroke:#8a949e;stroke-width:1.2}.norm{fill:#fdf6e3}.frame{fill:none;stroke:#8a949e;stroke-dasharray:5 4}
-.line{fill:none;stroke:#444;stroke-width:1.6}.join{fill:#fff;stroke:#444;stroke-width:1.6}.letter{fill:#fff;font-weight:600}
+.line{fill:none;stroke:#444;stroke-width:1.6}.join{fill:#fff;stroke:#444;stroke-width:1.6}
+.letter{fill:#fff;font-weight:600}
 @media (prefers-color-scheme:dark){svg{background:#15181c}text{fill:#e6e6e6}.small{fill:#a9b2bb}
 .box{fill:#242a31;stroke:#6b7682}.norm{fill:#33301f}.frame{stroke:#6b7682}.line{stroke:#c8ccd0}
 .join{fill:#15181c;stroke:#c8ccd0}.letter{fill:#fff}.head{fill:#c8ccd0}}
@@ -129,8 +130,9 @@ def svg(facts: Facts) -> str:
     canvas = Canvas()
     model = facts["model"]
     canvas.text(LEFT, 44, facts["preset"], "title")
-    canvas.text(LEFT, 66, f"{facts['total_parameters']:,} parameters · {model['n_layers']} layers · width {model['dim']:,} · "
-                f"context {model['context']:,} · vocabulary {model['vocab_size']:,}", "small")  # fmt: skip
+    sizes = [f"{facts['total_parameters']:,} parameters", f"{model['n_layers']} layers", f"width {model['dim']:,}"]
+    sizes += [f"context {model['context']:,}", f"vocabulary {model['vocab_size']:,}"]
+    canvas.text(LEFT, 66, " · ".join(sizes), "small")
     canvas.right = LEFT + 7 * 80
     _column(canvas, facts)
     x = LEFT + BOX + 130
@@ -152,8 +154,8 @@ def _column(canvas: Canvas, facts: Facts) -> None:
     y = _arrow(canvas, middle, y + 6, "T")
     added = [f"+ {name} position" for name in ends["positions_added"]]
     y = canvas.box(LEFT, y, BOX, ends["embed"]["part"] + " embedding", [*_said(ends["embed"]), *added,
-                   f"{model['vocab_size']:,} x {model['dim']:,}"])  # fmt: skip
-    stream = f"T x {model['dim']:,}"
+                   f"{model['vocab_size']:,} \u00d7 {model['dim']:,}"])  # fmt: skip
+    stream = f"T \u00d7 {model['dim']:,}"
     y = _arrow(canvas, middle, y, stream)
     if facts["kinds"]:
         y = _stack(canvas, facts, y)
@@ -163,8 +165,8 @@ def _column(canvas: Canvas, facts: Facts) -> None:
         y = _arrow(canvas, middle, y, stream)
     if ends["head"]["part"] != "none":
         y = canvas.box(LEFT, y, BOX, ends["head"]["part"] + " head", [*_said(ends["head"]),
-                       f"{model['dim']:,} x {model['vocab_size']:,}"])  # fmt: skip
-        y = _arrow(canvas, middle, y, f"T x {model['vocab_size']:,}")
+                       f"{model['dim']:,} \u00d7 {model['vocab_size']:,}"])  # fmt: skip
+        y = _arrow(canvas, middle, y, f"T \u00d7 {model['vocab_size']:,}")
     canvas.text(middle, y + 14, "logits", "mid")
     canvas.bottom = max(canvas.bottom, y + 20)
 
@@ -178,7 +180,8 @@ def _arrow(canvas: Canvas, x: float, y: float, said: str) -> float:
 def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
     """The layers: a square for each in rows, a colour and a letter for each kind, then what the kinds are."""
     words = facts["letters"].split(" ")
-    square, x, top = 20, LEFT + 14.0, y
+    square, top = 20, y
+    x: float = LEFT + 14
     y += 26
     canvas.text(LEFT + 14, y, f"{facts['model']['n_layers']} layers", "name")
     y += 10
@@ -186,12 +189,14 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
     period = len(words[0]) * square
     for word in words:
         if x > LEFT + 14 and x + period > LEFT + BOX - 10:
-            x, y = LEFT + 14.0, y + square + 4
+            x, y = LEFT + 14, y + square + 4
         for letter in word:
             if x + square > LEFT + BOX - 8:
-                x, y = LEFT + 14.0, y + square + 4
+                x, y = LEFT + 14, y + square + 4
             color = COLORS[numbers.get(letter, 0) % len(COLORS)]
-            canvas.add(f'<rect x="{x:.0f}" y="{y:.0f}" width="{square - 3}" height="{square - 3}" rx="3" fill="{color}"/>')
+            canvas.add(
+                f'<rect x="{x:.0f}" y="{y:.0f}" width="{square - 3}" height="{square - 3}" rx="3" fill="{color}"/>'
+            )
             if len(numbers) > 1:
                 canvas.text(x + (square - 3) / 2, y + 13, letter, "mid small letter")
             x += square
@@ -203,12 +208,14 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
         canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {kind['layers']} layers", "small name")
         for key, value in kind["differs"].items():
             y += LINE
-            for n, row in enumerate(_wrapped(f"{key} = {value}", 42)):
+            for n, row in enumerate(_wrapped(f"{key} = {value.removesuffix('.0')}", 42)):
                 y += LINE * (n > 0)
                 canvas.text(LEFT + 32, y + 15, row, "small")
         y += LINE + 6
     y += 8
-    canvas.add(f'<rect class="frame" x="{LEFT}" y="{top:.0f}" width="{BOX}" height="{y - top:.0f}" rx="8"/>', LEFT + BOX, y)
+    canvas.add(
+        f'<rect class="frame" x="{LEFT}" y="{top:.0f}" width="{BOX}" height="{y - top:.0f}" rx="8"/>', LEFT + BOX, y
+    )
     return y
 
 
@@ -226,7 +233,7 @@ def _draw_block(canvas: Canvas, facts: Facts, kind: Facts, x: float) -> float:
         y = _draw_step(canvas, facts, kind, step, stream, first, y)
     canvas.line(f"M{stream:.0f} {y:.0f}v{GAP}")
     canvas.text(stream - 8, start - 4 + 12, "x", "end")
-    canvas.text(stream + 10, y + GAP - 6, f"T x {facts['model']['dim']:,}", "small")
+    canvas.text(stream + 10, y + GAP - 6, f"T \u00d7 {facts['model']['dim']:,}", "small")
     right, bottom = first + many * (BOX + 24) + 4, y + GAP + 14
     canvas.add(f'<rect class="frame" x="{x - 34:.0f}" y="{top:.0f}" width="{right - x + 34:.0f}" '
                f'height="{bottom - top:.0f}" rx="8"/>', right, bottom)  # fmt: skip
@@ -238,7 +245,9 @@ def _draw_step(canvas: Canvas, facts: Facts, kind: Facts, step: Facts, stream: f
     if not step["branches"]:
         for name in step["shared"]:
             canvas.line(f"M{stream:.0f} {y:.0f}V{y + 22:.0f}")
-            low = canvas.box(stream - 24, y + 24, BOX + 80, kind["boxes"][name]["part"], _lines(facts, kind, name), _class(name))
+            low = canvas.box(
+                stream - 24, y + 24, BOX + 80, kind["boxes"][name]["part"], _lines(facts, kind, name), _class(name)
+            )
             y = low
         return y
     rows = step["branches"]
@@ -251,9 +260,15 @@ def _draw_step(canvas: Canvas, facts: Facts, kind: Facts, step: Facts, stream: f
             canvas.line(f"M{middles[0]:.0f} {fork:.0f}H{middle:.0f}v16")
     y += 18
     for name in step["shared"]:
-        y = canvas.box(middles[0] - BOX / 2, y, BOX, kind["boxes"][name]["part"], _lines(facts, kind, name), _class(name))
+        y = canvas.box(
+            middles[0] - BOX / 2, y, BOX, kind["boxes"][name]["part"], _lines(facts, kind, name), _class(name)
+        )
         for middle in middles:
-            canvas.line(f"M{middles[0]:.0f} {y + 10:.0f}H{middle:.0f}v12" if middle > middles[0] else f"M{middle:.0f} {y:.0f}v22")
+            canvas.line(
+                f"M{middles[0]:.0f} {y + 10:.0f}H{middle:.0f}v12"
+                if middle > middles[0]
+                else f"M{middle:.0f} {y:.0f}v22"
+            )
         y += 24
     ends = []
     for middle, row in zip(middles, rows, strict=True):
@@ -262,7 +277,9 @@ def _draw_step(canvas: Canvas, facts: Facts, kind: Facts, step: Facts, stream: f
             if n:
                 canvas.line(f"M{middle:.0f} {at:.0f}v20")
                 at += 22
-            at = canvas.box(middle - BOX / 2, at, BOX, kind["boxes"][name]["part"], _lines(facts, kind, name), _class(name))
+            at = canvas.box(
+                middle - BOX / 2, at, BOX, kind["boxes"][name]["part"], _lines(facts, kind, name), _class(name)
+            )
         ends.append(at)
     join = max(ends) + 20
     for middle, end in zip(middles, ends, strict=True):
@@ -280,9 +297,11 @@ def _class(name: str) -> str:
 def _lines(facts: Facts, kind: Facts, name: str) -> list[str]:
     """Small print of a box: its knobs, positions that act inside it, its matrices."""
     lines = _wrapped(", ".join(knob_words(kind, name)), 46)
-    if name == "mixer" and kind["position"].split("(")[0] not in ("none", *facts["ends"]["positions_added"]):
-        differs = any(key.startswith("position") for key in kind["differs"])
-        lines += _wrapped("position: " + (kind["position"].split("(")[0] if differs else kind["position"]), 46)
+    position = kind["position"].split("(")[0]
+    elsewhere = ("none", *facts["ends"]["positions_added"])
+    if name == "mixer" and position not in elsewhere and "position" not in kind["differs"]:
+        differs = any(key.startswith("position.") for key in kind["differs"])
+        lines += _wrapped("position: " + (position if differs else kind["position"]), 46)
     sizes = " · ".join(f"{label} {n_in:,}→{n_out:,}" for label, n_in, n_out in kind["boxes"][name]["matrices"])
     return lines + _wrapped(sizes, 46, " · ")
 

@@ -182,7 +182,7 @@ def _typed(part: str, knob: str, value: Value, annotation: Any) -> Value:
         if not isinstance(value, (int, float)):
             raise UserError(f"{part}: {knob}={to_text(value)} must be a number")
         if "float" not in kinds and abs(value) > LARGEST:
-            raise UserError(f"{part}: {knob}={value} is too large; nearest: {LARGEST}")
+            raise UserError(f"{part}: {knob}={value} is too large; nearest: {LARGEST if value > 0 else -LARGEST}")
         if "float" not in kinds and int(value) != value:
             raise UserError(f"{part}: {knob}={value} must be a whole number; nearest: {round(value)}")
         if abs(value) > LARGEST_FLOAT:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt.config import LARGEST, ModelConfig, RunConfig, compose
+from nanogpt.config import ModelConfig, RunConfig, compose
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import resolve_model
 from nanogpt.pattern import LAYER_FIELDS, Pattern, pattern
-from nanogpt.spec import Spec, Value, compress, expand, parse
+from nanogpt.spec import Spec, Value, compress, parse
 from nanogpt.tokenizers import expected_size
 
 CONTEXT = 256
@@ -53,6 +53,19 @@ def scaled(preset: str, budget: str, overrides: Iterable[str] = ()) -> RunConfig
     return published.model_copy(update={"preset": named, "model": model})
 
 
+def became(config: RunConfig, budget: str) -> str:
+    """One line on a scaled model: its size, its shape, and how far from the budget it is where that is far."""
+    size, certain = expected_size(config.tokenizer)
+    model = config.model if config.model.vocab_size else config.model.model_copy(update={"vocab_size": size})
+    total, wanted = cost(model).total, parse_budget(budget)
+    line = (
+        f"{config.preset}: {total:,} parameters{'' if certain else ' if the vocabulary gets as large as assumed'}, "
+        f"{model.n_layers} layers, dim {model.dim}, context {model.context}, vocabulary {size:,}"
+    )
+    missed = total / wanted - 1
+    return line if abs(missed) <= CLOSE else f"{line}; {missed:+.0%} of what was asked: nearer this shape does not come"
+
+
 def scale_model(published: ModelConfig, budget: int, context: int, vocab_size: int) -> ModelConfig:
     """The model of that shape that comes nearest to the budget; its vocabulary is left to the tokenizer.
 
@@ -63,11 +76,11 @@ def scale_model(published: ModelConfig, budget: int, context: int, vocab_size: i
     plan = Plan.of(published, context, vocab_size)
     found = list(plan.candidates(budget))
     if not found:
-        smallest = plan.total(plan.least_depth, plan.least_width())
+        smallest = plan.total(plan.least_depth, plan.least_width()) or 0
         raise UserError(
-            f"--scale: {budget:,} parameters are too few: with {vocab_size:,} tokens and {plan.least_depth} layers this "
-            f"shape has {smallest:,} at the least; nearest: --scale {short(math.ceil(smallest * 1.05))}, or a tokenizer "
-            "with fewer tokens"
+            f"--scale: {budget:,} parameters are too few: with {vocab_size:,} tokens and {plan.least_depth} layers "
+            f"this shape has {smallest:,} at the least; nearest: --scale {short(math.ceil(smallest * 1.05))}, or a "
+            "tokenizer with fewer tokens"
         )
     best = min(found, key=lambda shape: plan.fault(shape, budget))
     return plan.model(*best).model_copy(update={"vocab_size": 0})
@@ -117,7 +130,7 @@ class Plan:
         """(layers, width) near the budget."""
         for depth in self.depths(budget):
             middle = self.nearest_width(lambda width, depth=depth: depth, budget)
-            for width in range((middle or STEP) - 2 * STEP, (middle or 0) + 3 * STEP, STEP):
+            for width in range((middle or STEP) - 3 * STEP, (middle or 0) + 4 * STEP, STEP):
                 total = self.total(depth, width) if width >= STEP else None
                 if total is not None and total <= budget * (1 + CLOSE):
                     yield depth, width
@@ -184,8 +197,8 @@ class Plan:
         knobs: dict[str, Value] = {k: self._inner(v, width) for k, v in spec.knobs.items()}
         if "head_dim" in knobs and isinstance(knobs.get("heads"), int):
             heads, kv_heads, head_dim = self.heads(spec, width)
-            if isinstance(factor := knobs.get("scale"), float):  # as it was to 1/sqrt(head_dim)
-                knobs["scale"] = factor * (_number(spec, "head_dim") / head_dim) ** 0.5
+            if isinstance(factor := knobs.get("scale"), float):  # 1/sqrt(n), n as it was to head_dim
+                knobs["scale"] = max(1, round(factor**-2 * head_dim / _number(spec, "head_dim"))) ** -0.5
             knobs |= {"heads": heads, "head_dim": head_dim} | ({"kv_heads": kv_heads} if "kv_heads" in knobs else {})
         if isinstance(hidden := knobs.get("hidden"), int):
             knobs["hidden"] = max(STEP, round(hidden * share / STEP) * STEP)
@@ -210,9 +223,12 @@ class Plan:
         """(heads, kv_heads, head_dim): as wide together as in proportion, by number and width alike."""
         share = width / self.width
         together = _number(spec, "heads") * _number(spec, "head_dim") * share
+        whole = round(together) == width  # as wide as the stream: so it stays, some families know no other
         options = []
         for head_dim in range(STEP, max(STEP, _number(spec, "head_dim"), width) + 1, STEP):
             heads = max(1, round(together / head_dim))
+            if whole and heads * head_dim != width:
+                continue
             for kv_heads in (n for n in range(1, heads + 1) if heads % n == 0):
                 options.append((heads, kv_heads, head_dim))
         return min(options, key=lambda option: _head_fault(spec, option, share))

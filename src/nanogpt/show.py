@@ -114,11 +114,20 @@ def kinds(config: ModelConfig, found: Pattern) -> list[dict[str, Any]]:
     with torch.device("meta"):
         blocks: list[Any] = list(LanguageModel(config, only=first).blocks)
     boxes = [{name: box(part, config) for name, part in block.named_children()} for block in blocks]
+    differences = found.differences()
     rows = []
     for kind, (layer, block) in enumerate(zip(found.kinds, blocks, strict=True)):
-        parts = {name: brief(spec, config, AXES[f"model.{name}"][0]) for name, spec in zip(LAYER_FIELDS, layer, strict=True)}
-        said = {"kind": letter(kind), "layers": found.of.count(kind), **parts, "differs": found.differences()[kind]}
-        rows.append({**said, "boxes": boxes[kind], "steps": [asdict(step) for step in steps(block)]})
+        named = zip(LAYER_FIELDS, layer, strict=True)
+        parts = {axis: brief(spec, config, AXES[f"model.{axis}"][0]) for axis, spec in named}
+        row: dict[str, Any] = {"kind": letter(kind), "layers": found.of.count(kind), **parts}
+        # where the parts themselves are others, their knobs cannot be set side by side
+        others = {k for k in differences[kind] if "." not in k}
+        row["differs"] = {
+            key: parts[key] if key in others else value
+            for key, value in differences[kind].items()
+            if key in others or key.split(".")[0] not in others
+        }
+        rows.append({**row, "boxes": boxes[kind], "steps": [asdict(step) for step in steps(block)]})
     return rows
 
 
@@ -264,7 +273,10 @@ def _facts(facts: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
         rows |= _joined(axis, specs)
         table = AXES[f"model.{axis}"][0]
         spoken += [axis, *(f"{axis}.{k}" for spec in set(map(str, specs)) for k in said(parse(spec), config, table))]
-    costs = {"flops": f"{facts['flops_per_token']:,.0f} a token", "cache": f"{size(facts['cache_bytes_per_token'])} a token"}
+    costs = {
+        "flops": f"{facts['flops_per_token']:,.0f} a token in {model['context']:,}",
+        "cache": f"{size(facts['cache_bytes_per_token'])} a token",
+    }
     costs |= {f"cache.{int(n):,}": size(b) for n, b in facts["cache_bytes_at"].items()}
     costs |= {f"cache.windows_only.{n:,}": size(facts["cache_bytes_windows_only_at"][str(n)]) for n in AT}
     costs |= {f"weights.{k}": size(n) for k, n in facts["weight_bytes"].items()}
@@ -281,7 +293,9 @@ def _joined(axis: str, specs: list[Spec]) -> dict[str, str]:
     """A part and its knobs as rows; where layers differ, each value with the number of its layers."""
     rows: dict[str, str] = {}
     for knob in dict.fromkeys(["", *(k for spec in specs for k in spec.knobs)]):
-        counts = Counter(to_text(spec.knobs[knob]) if knob in spec.knobs else spec.name if not knob else "-" for spec in specs)
+        counts = Counter(
+            to_text(spec.knobs[knob]) if knob in spec.knobs else spec.name if not knob else "-" for spec in specs
+        )
         many = " + ".join(f"{n} x {value}" for value, n in counts.items())
         rows[f"{axis}.{knob}" if knob else axis] = many if len(counts) > 1 else next(iter(counts), "")
     return rows

@@ -46,7 +46,7 @@ class Recorder(nn.Module):
             return signals[0]
         if self.joins and self.silent:  # the branch replaces the stream
             return signals[-1]
-        if self.silent and not self.joins or signals and signals[0].name == "nothing":
+        if signals[0].name == "nothing" or (self.silent and not self.joins):
             return signals[0]
         return Signal(self.name, signals)
 
@@ -65,7 +65,7 @@ class Step:
 
 
 def steps(block: nn.Module) -> list[Step]:
-    """The steps of a block (which is spent by this). A forward that cannot be followed is one step through all parts."""
+    """The steps of a block (which is spent by this). A forward that cannot be followed is one step."""
     names = [name for name, part in block.named_children() if not isinstance(part, Nothing)]
     for name, part in list(block.named_children()):
         setattr(block, name, Recorder(name, part))

@@ -7,20 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt.cli.base import Json, Overrides, print_json, show_table, split_arguments, table
+from nanogpt.cli.base import Json, print_json, show_table, table
+from nanogpt.errors import UserError
 
 
 def show(
-    arguments: Overrides = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL ... SECTION.KEY=VALUE", show_default=False)
+    ] = None,
     parts: Annotated[bool, typer.Option("--parts", help="List every part and its knobs.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="List every setting and its default.")] = False,
+    scale: Annotated[str | None, typer.Option(help="At so many parameters, proportions kept: 10M.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write a drawing of the architecture.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a preset or a run builds: parts, shapes, parameters, FLOPs. Nothing is trained.
+    """Show what a preset or a run builds: parts, shapes, parameters, FLOPs, memory. Several stand side by side.
 
     \b
     nanogpt show gpt2
     nanogpt show llama model.dim=512 model.mixer.kv_heads=1
+    nanogpt show llama-3-8b qwen3-8b olmo-2-7b
+    nanogpt show gemma-3-1b --svg gemma.svg
+    nanogpt show qwen3-8b --scale 10M
     nanogpt show runs/modern-python
     nanogpt show --parts
     """
@@ -31,17 +39,53 @@ def show(
     if parts:
         listed = view.parts()
         return print_json(listed) if json else _show_parts(listed)
-    from nanogpt.config import DEFAULT_PRESET, change, compose
-    from nanogpt.runs import Run
+    from nanogpt.config import DEFAULT_PRESET
 
-    preset, overrides = split_arguments(arguments)
-    if preset and (Path(preset) / "config.json").is_file():
-        run = Run.open(preset)
+    names = [a for a in arguments or [] if "=" not in a] or [DEFAULT_PRESET]
+    overrides = [a for a in arguments or [] if "=" in a]
+    models = [_facts(name, overrides, scale) for name in names]
+    if svg is not None:
+        if len(models) > 1:
+            raise UserError(f"--svg draws one model, not {len(models)}")
+        from nanogpt.diagram import svg as draw
+        from nanogpt.files import write_whole
+
+        write_whole(svg, draw(models[0]).encode())
+    if len(models) > 1:
+        rows = view.compare(models)
+        return print_json({"models": models, "rows": rows}) if json else _show_side_by_side(names, rows)
+    return print_json(models[0]) if json else _show_model(models[0])
+
+
+def _facts(name: str, overrides: list[str], scale: str | None) -> dict[str, Any]:
+    """A preset or a run folder, changed, described."""
+    from nanogpt.config import change, compose
+    from nanogpt.runs import Run
+    from nanogpt.show import describe
+
+    if (Path(name) / "config.json").is_file():
+        if scale is not None:
+            raise UserError(
+                f"--scale: {name} is a run, and its size is what it is; nearest: the preset that it was made of"
+            )
+        run = Run.open(name)
         with run.own_parts():
-            facts = view.describe(change(run.config(), overrides))
-    else:
-        facts = view.describe(compose(preset or DEFAULT_PRESET, overrides))
-    return print_json(facts) if json else _show_model(facts)
+            return describe(change(run.config(), overrides))
+    if scale is None:
+        return describe(compose(name, overrides))
+    from nanogpt.scale import scaled
+
+    return describe(scaled(name, scale, overrides))
+
+
+def _show_side_by_side(names: list[str], rows: list[dict[str, Any]]) -> None:
+    """A row for each fact; those in which the models differ are marked, and coloured where there is colour."""
+    made = table("", "", *names)
+    for row in rows:
+        mark = "\u2260" if row["differs"] else ""
+        made.add_row(mark, row["key"], *row["values"], style="yellow" if row["differs"] else None)
+    show_table(made)
+    print(f"{sum(row['differs'] for row in rows)} of {len(rows)} rows differ (\u2260)")
 
 
 def _show_settings(json: bool) -> None:
@@ -66,20 +110,29 @@ def _show_parts(listed: dict[str, dict[str, Any]]) -> None:
 
 
 def _show_model(facts: dict[str, Any]) -> None:
+    from nanogpt.diagram import text
+    from nanogpt.show import size
+
     model, total = facts["model"], facts["total_parameters"]
     print(f"{facts['preset']}: {total:,} parameters, {model['n_layers']} layers, dim {model['dim']}, "
           f"context {model['context']}, vocabulary {model['vocab_size']:,} ({facts['vocabulary']})")  # fmt: skip
     made = table("part", "#parameters", "#share")
     for name, count in facts["parameters"].items():
         made.add_row(name, f"{count:,}", f"{count / total:.1%}")
+    made.add_row("total", f"{total:,}", "100.0%")
     show_table(made)
-    for row in facts["layers"]:
-        print(f"layers {row.pop('layers')}")
-        for axis, part in row.items():
-            print(f"  {axis:<10}{part}")
+    print(f"{model['n_layers']} layers: {facts['pattern']}")
+    if len(facts["kinds"]) > 1:
+        print(f"  {facts['letters']}")
+    for kind in facts["kinds"]:
+        print(f"layer {kind['kind']}, {kind['layers']} of {model['n_layers']}")
+        for axis in ("mixer", "ffn", "norm", "layout", "position"):
+            print(f"  {axis:<10}{kind[axis]}")
     print("model")
     for axis in ("embed", "head", "init", "objective"):
         print(f"  {axis:<10}{model[axis]}")
+    if facts["kinds"]:
+        print(f"one layer\n{text(facts)}")
     made = table("tensor", "shape", "#parameters")
     for row in facts["tensors"]:
         made.add_row(row["name"], " x ".join(map(str, row["shape"])), f"{row['parameters']:,}")
@@ -88,15 +141,9 @@ def _show_model(facts: dict[str, Any]) -> None:
         f"FLOPs per token: {facts['flops_per_token']:,.0f} forward, "
         f"{facts['training_flops_per_token']:,.0f} in training"
     )
-    print(f"weights: {size(facts['weight_bytes']['fp32'])} in fp32, {size(facts['weight_bytes']['bf16'])} in bf16; "
-          f"cache (bf16): {size(facts['cache_bytes_per_token'])} per token, "
-          f"{size(facts['cache_bytes_at_context'])} at {model['context']:,} tokens")  # fmt: skip
-
-
-def size(n: float) -> str:
-    """1536 -> '1.5 KiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
+    print("weights: " + ", ".join(f"{size(n)} in {kind}" for kind, n in facts["weight_bytes"].items()))
+    whole = {**facts["cache_bytes_at"], str(model["context"]): facts["cache_bytes_at_context"]}
+    print(f"cache (bf16): {size(facts['cache_bytes_per_token'])} per token")
+    for tokens, kept in sorted(facts["cache_bytes_windows_only_at"].items(), key=lambda item: int(item[0])):
+        less = f"; {size(kept)} where layers keep only their window" if kept < whole[tokens] else ""
+        print(f"  {size(whole[tokens])} at {int(tokens):,} tokens{less}")

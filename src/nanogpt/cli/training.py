@@ -12,6 +12,7 @@ from nanogpt.cli.base import Checkpoint, Json, Overrides, RunPath, print_json, s
 from nanogpt.errors import UserError
 
 if TYPE_CHECKING:
+    from nanogpt.config import RunConfig
     from nanogpt.training.trainer import Summary
 
 SAMPLES, SAMPLE_TOKENS = 3, 120
@@ -24,6 +25,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run; by default preset and corpus.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run where it stopped.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Start from the weights of this run.")] = None,
+    scale: Annotated[str | None, typer.Option(help="At so many parameters, proportions kept: 10M.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only how it ended.")] = False,
 ) -> int:
     """Train a model.
@@ -37,6 +39,7 @@ def train(
     nanogpt train data.corpus=my_notes.txt tokenizer=char model.ffn=geglu
     nanogpt train model.ffn="my_parts.py:Mine(hidden=256)" --name mine
     nanogpt train model.mixer.heads=8 optim.optimizer="adamw(lr=1e-3)"
+    nanogpt train qwen3-8b --scale 10M train.steps=300
     nanogpt train --resume runs/mine train.steps=1000
 
     nanogpt show --parts lists all parts and their knobs; nanogpt show --settings all settings.
@@ -47,17 +50,29 @@ def train(
     from nanogpt.training.world import is_main
 
     if resume is not None:
-        if preset or source or name:
-            raise UserError("--resume goes on with a run as it was: no preset, --name or --from with it")
+        if preset or source or name or scale:
+            raise UserError("--resume goes on with a run as it was: no preset, --name, --from or --scale with it")
         from nanogpt.training.loop import resume as go_on
 
         return _report(go_on(resume, overrides, quiet=quiet, sampler=_sampler()))
     config = compose(preset or DEFAULT_PRESET, overrides)
+    if scale is not None:
+        config = _scaled(preset or DEFAULT_PRESET, scale, overrides, quiet)
     # Before torch is imported: killed from here on, it can be resumed. Of several processes only the first makes it.
     run = start(config, out=out, name=name, source=source) if is_main() else None
     from nanogpt.training import loop
 
     return _report(loop.train(config, run=run, quiet=quiet, sampler=_sampler()))
+
+
+def _scaled(preset: str, budget: str, overrides: list[str], quiet: bool) -> RunConfig:
+    """The preset at another size, and what became of it."""
+    from nanogpt.scale import became, scaled
+
+    config = scaled(preset, budget, overrides)
+    if not quiet:
+        print(became(config, budget))
+    return config
 
 
 def _sampler() -> Any:

@@ -12,7 +12,7 @@ from nanogpt.errors import UserError
 from nanogpt.model.counts import count, rows_ending_at
 from nanogpt.model.part import Flow, Part
 from nanogpt.model.smoothing import SMOOTHINGS, Smoothing
-from nanogpt.parts import at_least, build
+from nanogpt.parts import between, build
 
 
 @dataclass
@@ -37,7 +37,7 @@ class NGram(Part):
 
     def __init__(self, *, dim: int, vocab_size: int, order: int = 3, smoothing: str = "kneser_ney") -> None:
         super().__init__()
-        at_least(1, order=order)
+        between(1, 33, order=order)
         if dim != vocab_size:
             raise UserError(
                 f"the stream is one number for each token, so model.dim={dim} must be the vocabulary's size, "

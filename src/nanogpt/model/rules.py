@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError
 from nanogpt.model.ends import NoHead, TiedHead
-from nanogpt.model.init import Scheme
 from nanogpt.model.norms import BatchNorm
 from nanogpt.model.part import Nothing
 from nanogpt.model.positions import Position
@@ -78,7 +77,7 @@ def _check_zeros(model: LanguageModel) -> None:
 def _writes_zeros(scheme: Any) -> bool:
     """Whether the matrices that write to the stream start at zero."""
     if isinstance(scheme, ByRole):
-        return _writes_zeros(scheme.residual if isinstance(scheme.residual, Scheme) else scheme.rest)
+        return _writes_zeros(scheme._of.get("residual", scheme.rest))
     return isinstance(scheme, Zeros) or (isinstance(scheme, DeepNormScheme) and _writes_zeros(scheme.rest))
 
 

@@ -330,7 +330,8 @@ class MuP(Kaiming):
         return std / math.sqrt(self._wider) if role.name == "head" else std
 
     def rate(self, role: Role, weight: Tensor) -> float:
-        return 1 / self._wider if role.name in ("hidden", "residual", "head") else 1.0
+        depthwise = weight.ndim > 2 and weight.shape[1] == 1  # a filter for each number: its fan-in does not grow
+        return 1 / self._wider if role.name in ("hidden", "residual", "head") and not depthwise else 1.0
 
 
 SCHEMES: dict[str, Callable[..., Any]] = {

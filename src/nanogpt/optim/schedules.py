@@ -1,6 +1,7 @@
 """Learning rate over a run, as a share of the optimizer's own. Pure functions of (step, steps): nothing to save.
 
-Every schedule may begin with a warm-up, a straight rise over `warmup` steps (or that share of the run, below 1).
+Every schedule may begin with a warm-up, a straight rise over `warmup` steps (or that share of the run, below 1), or
+over the whole run where that is shorter.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ class Schedule:
 
 
 def length(value: float, steps: int) -> int:
-    """A number of steps, or a share of the run where it is below 1."""
-    return min(steps, round(value * steps) if value < 1 else round(value))
+    """A number of steps, or a share of the run where it is below 1; not more than the run has."""
+    return min(steps, unbounded(value, steps))
+
+
+def unbounded(value: float, steps: int) -> int:
+    return round(value * steps) if value < 1 else round(value)
 
 
 def share(**values: float) -> None:
@@ -133,8 +138,8 @@ class InverseSqrt(Schedule):
     """sqrt(w / n) in step n = 1, 2, ... after w steps, which rise to 1 or are flat: no end of the run is assumed.
     Vaswani et al. 2017, section 5.3 (theirs also has the factor dim^-0.5, which is the optimizer's lr here).
 
-    warmup: w - 1 steps, or that share of the run. before: "rise", a straight line; "flat", the full rate, as T5's
-    1 / sqrt(max(n, 10,000)) (Raffel et al. 2020, section 3.1.2).
+    warmup: w - 1 steps, also where the run is shorter, or that share of it. before: "rise", a straight line; "flat",
+    the full rate, as T5's 1 / sqrt(max(n, 10,000)) (Raffel et al. 2020, section 3.1.2).
     """
 
     def __init__(self, *, warmup: float = 0.05, before: Literal["rise", "flat"] = "rise") -> None:
@@ -142,11 +147,10 @@ class InverseSqrt(Schedule):
         self.warmup, self.before = warmup, before
 
     def __call__(self, step: int, steps: int) -> float:
-        flat = self.before == "flat" and step < length(self.warmup, steps)
-        return 1.0 if flat else super().__call__(step, steps)
-
-    def after(self, step: int, warmup: int, steps: int) -> float:
-        return math.sqrt((warmup + 1) / (step + 1))
+        w, n = unbounded(self.warmup, steps) + 1, step + 1
+        if n >= w:
+            return math.sqrt(w / n)
+        return 1.0 if self.before == "flat" else n / w
 
 
 def _done(step: int, start: int, steps: int) -> float:

@@ -51,6 +51,7 @@ class Byte:
 class Bpe:
     """Byte-level BPE learned from the training split (Sennrich 2016; on bytes: GPT-2).
 
+    `vocab_size`: 256 bytes, the merges, and <|endoftext|>.
     `split`: the published pattern that first cuts text into words; no pair is merged across words.
     """
 

@@ -1,0 +1,102 @@
+"""Writes docs/families/: a page and a drawing for each published family, from the presets alone.
+
+    python docs/make_families.py [FOLDER [FAMILY ...]]
+
+A family is a folder of presets/families. What is new in it and where it comes from is the comment that its presets
+begin with, the numbers are those of `nanogpt show`; a test compares the pages with what this writes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nanogpt.config import compose, presets
+from nanogpt.diagram import svg
+from nanogpt.show import compare, describe
+
+INTRO = """# Published families
+
+Each of these is a preset: our parts, with the dimensions that were published, and parameter counts that agree to the
+last digit. `python docs/make_families.py` writes these pages from the presets.
+
+    nanogpt show llama-3-8b                          what it is made of, and what it costs
+    nanogpt show llama-3-8b qwen3-8b olmo-2-7b       side by side, what differs is marked
+    nanogpt show gemma-3-1b --svg gemma.svg          a drawing
+    nanogpt train qwen3-8b --scale 10M               the same shape at a size for a laptop
+"""
+
+
+def families() -> dict[str, list[str]]:
+    """Folder -> its presets."""
+    found: dict[str, list[str]] = {}
+    for name, path in presets().items():
+        if path.parents[1].name == "families":
+            found.setdefault(path.parent.name, []).append(name)
+    return dict(sorted(found.items()))
+
+
+def comment(name: str) -> list[str]:
+    """The paragraphs that a preset begins with; the first line that does not fill up ends one."""
+    lines = []
+    for line in presets()[name].read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    paragraphs: list[str] = []
+    for n, line in enumerate(lines):
+        goes_on = (
+            n > 0 and len(lines[n - 1]) + 1 + len(line.split(" ")[0]) > 116 and not lines[n - 1].endswith("parameters.")
+        )
+        if goes_on:
+            paragraphs[-1] += " " + line
+        else:
+            paragraphs.append(line)
+    return paragraphs
+
+
+def page(family: str, names: list[str], models: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"# {family}\n"
+    texts = [comment(name) for name in names]
+    seen: set[str] = set()
+    for paragraph in (p for text in texts for p in text[1:]):
+        if paragraph not in seen:
+            seen.add(paragraph)
+            yield paragraph + "\n"
+    yield f"![The architecture of {names[0]}]({family}.svg)\n"
+    yield "## Sizes\n"
+    for name, text in zip(names, texts, strict=True):
+        yield f"- `{name}`: {text[0]}"
+    rows = compare(models)
+    shown = [row for row in rows if row["differs"] or len(models) == 1]
+    yield "\n| | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * len(names)
+    for row in shown:
+        yield f"| {row['key']} | " + " | ".join(row["values"]) + " |"
+    alike = [f"{row['key']} {row['values'][0]}" for row in rows if not row["differs"]]
+    if len(models) > 1:
+        yield "\nThe same in all: " + ", ".join(f"`{said}`" for said in alike) + "."
+
+
+def write(folder: Path, only: Iterable[str] = ()) -> None:
+    """The pages and drawings of these families, or of all, and the page that lists them."""
+    (folder / "families").mkdir(parents=True, exist_ok=True)
+    wanted = set(only)
+    found = families()
+    lines = [INTRO]
+    for family, names in found.items():
+        lines.append(f"- [{family}]({family}.md): {', '.join(f'`{n}`' for n in names)}")
+        if wanted and family not in wanted:
+            continue
+        models = sorted((describe(compose(name)) for name in names), key=lambda facts: facts["total_parameters"])
+        ordered = [facts["preset"] for facts in models]
+        text = "\n".join(page(family, ordered, models)) + "\n"
+        (folder / "families" / f"{family}.md").write_text(text, encoding="utf-8")
+        (folder / "families" / f"{family}.svg").write_text(svg(models[0]), encoding="utf-8")
+    (folder / "families" / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent, sys.argv[2:])

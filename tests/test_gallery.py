@@ -1,0 +1,388 @@
+"""The gallery: every published dense model by its exact size, shown, set side by side, drawn, scaled, trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from nanogpt.cli.models import show
+from nanogpt.config import ModelConfig, compose, presets
+from nanogpt.cost import cost
+from nanogpt.diagram import svg, text
+from nanogpt.errors import UserError
+from nanogpt.hub.solve import find_family
+from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.pattern import Pattern, pattern, period
+from nanogpt.scale import became, parse_budget, scale_model, scaled, short, shorter
+from nanogpt.show import compare, describe, tensors
+from nanogpt.spec import expand, parse
+from nanogpt.wiring import wiring
+from tests.helpers import model_config
+
+DOCS = Path(__file__).parent.parent / "docs"
+FAMILIES: dict[str, list[str]] = {}
+for _name, _path in presets().items():
+    if _path.parents[1].name == "families":
+        FAMILIES.setdefault(_path.parent.name, []).append(_name)
+CARDS = [name for names in FAMILIES.values() for name in names]
+ROWS = {
+    "GPT-2 124M": "gpt2", "GPT-2 medium": "gpt2-medium", "GPT-2 large": "gpt2-large", "GPT-2 XL": "gpt2-xl",
+    "LLaMA-1 7B": "llama-7b", "LLaMA-1 13B": "llama-13b", "LLaMA-1 33B": "llama-33b", "LLaMA-1 65B": "llama-65b",
+    "Llama-2 70B": "llama-2-70b", "Llama-3/3.1 8B": "llama-3-8b llama-3.1-8b", "Llama-3.1 405B": "llama-3.1-405b",
+    "Llama-3/3.1 70B": "llama-3-70b llama-3.1-70b", "Llama-3.2 1B": "llama-3.2-1b", "Llama-3.2 3B": "llama-3.2-3b",
+    "TinyLlama 1.1B": "tinyllama-1.1b", "Mistral 7B v0.1": "mistral-7b", "Gemma-1 2B": "gemma-2b",
+    "Gemma-1 7B": "gemma-7b", "Gemma-2 2B": "gemma-2-2b", "Gemma-2 9B": "gemma-2-9b", "Gemma-2 27B": "gemma-2-27b",
+    "Gemma-3 270M": "gemma-3-270m", "Gemma-3 1B": "gemma-3-1b", "Gemma-3 4B text": "gemma-3-4b",
+    "Gemma-3 12B text": "gemma-3-12b", "Gemma-3 27B text": "gemma-3-27b", "Qwen2.5 0.5B": "qwen2.5-0.5b",
+    "Qwen2.5 1.5B": "qwen2.5-1.5b", "Qwen2.5 3B": "qwen2.5-3b", "Qwen2.5 7B": "qwen2.5-7b",
+    "Qwen2.5 14B": "qwen2.5-14b", "Qwen2.5 32B": "qwen2.5-32b", "Qwen2.5 72B": "qwen2.5-72b",
+    "Qwen3 0.6B": "qwen3-0.6b", "Qwen3 1.7B": "qwen3-1.7b", "Qwen3 4B": "qwen3-4b", "Qwen3 8B": "qwen3-8b",
+    "Qwen3 14B": "qwen3-14b", "Qwen3 32B": "qwen3-32b", "OLMo-2 1B": "olmo-2-1b", "OLMo-2 7B": "olmo-2-7b",
+    "OLMo-2 13B": "olmo-2-13b", "OLMo-2/3 32B": "olmo-2-32b", "OLMo-3 7B": "olmo-3-7b",
+    "SmolLM2 135M": "smollm2-135m", "SmolLM2 360M": "smollm2-360m", "SmolLM2 1.7B": "smollm2-1.7b",
+    "SmolLM3 3B": "smollm3-3b", "Phi-3-mini 3.8B": "phi-3-mini", "Phi-4 14B": "phi-4",
+    "Phi-4-mini 3.8B": "phi-4-mini", "Mistral Small 3.1 24B text": "mistral-small-3.1-24b",
+    "stories260K": "stories260k", "stories15M": "stories15m", "stories42M": "stories42m",
+    "stories110M": "stories110m",
+}  # fmt: skip
+"""Row of the table of exact counts -> its cards."""
+SPARSE = re.compile(
+    r"Mixtral|A\d+B|gpt-oss|GLM|MiniMax|OLMoE|Llama 4|DeepSeek|Kimi|Moonlight|Mamba|Jamba|Nemotron|RWKV|Granite-4"
+    r"|makemore|zero2hero|ng-video|Colab|lecture|nanoGPT|NPLM"
+)
+"""Rows of mixtures, hybrids and recurrent models, and of lectures (presets/classic)."""
+FIRST = [names[0] for names in FAMILIES.values()]
+SMALL = ["tokenizer=bpe(vocab_size=2048)"]
+
+
+def card(name: str) -> ModelConfig:
+    config = compose(name).model
+    return config if config.vocab_size else config.model_copy(update={"vocab_size": 50257})  # gpt2's tokenizer
+
+
+# ---- exact sizes
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, Any]:
+    path = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "parameter_counts.json"
+    if not path.is_file():
+        pytest.skip("the table of exact counts is not beside this checkout")
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def test_every_dense_row_has_its_cards_and_they_agree_to_the_last_parameter(oracle: dict[str, Any]) -> None:
+    assert {row for row in oracle if not SPARSE.search(row)} == set(ROWS)
+    for row, names in ROWS.items():
+        for name in names.split():
+            found = cost(card(name))
+            assert found.total == oracle[row]["total"], name
+            assert found.cache_bytes == oracle[row]["kv_bytes_per_token_bf16"], name
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_says_its_own_size_and_is_short(name: str) -> None:
+    content = presets()[name].read_text()
+    head = " ".join(line.removeprefix("#").strip() for line in content.splitlines() if line.startswith("#"))
+    assert f"{cost(card(name)).total:,} parameters" in head
+    assert len(content.splitlines()) <= 35
+    assert re.search(r"\d{4}", head), "no source"
+
+
+def test_counting_the_largest_agrees_with_building_all_of_it() -> None:
+    config = card("gemma-3-1b")
+    with torch.device("meta"):
+        whole = LanguageModel(config)
+    assert sum(p.numel() for p in whole.parameters()) == cost(config).total
+
+
+# ---- what is shown
+
+
+def test_the_cache_of_windows() -> None:
+    found = cost(card("gemma-3-1b"))
+    size = 2 * 256 * 2  # keys and values, one head of 256, two bytes
+    assert found.windows == {512: 22 * size, 0: 4 * size}
+    assert found.cache_at(4096) == 22 * 512 * size + 4 * 4096 * size
+    assert found.cache_at(100) == 100 * found.cache_bytes
+
+
+def test_tensors_are_those_of_the_whole_model() -> None:
+    config = resolve_model(
+        model_config(n_layers=7, dim=16, mixer="2*attention(heads=2) + attention(heads=4, kv_heads=1, bias=all)",
+                     ffn="2*mlp(hidden=8) + *swiglu(hidden=9)", norm="rmsnorm", position="learned")
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    rows = tensors(config)
+    assert sum(n for _, _, n in rows) == sum(p.numel() for p in model.parameters())
+    listed = set()
+    for name, shape, _ in rows:
+        span = re.match(r"blocks\.(\d+)(?:-(\d+))?\.(.*)", name)
+        for layer in range(int(span[1]), int(span[2] or span[1]) + 1) if span else [-1]:
+            listed.add((f"blocks.{layer}.{span[3]}" if span else name, tuple(shape)))
+    assert listed == {(name, tuple(p.shape)) for name, p in model.named_parameters()}
+
+
+def test_the_pattern_of_layers() -> None:
+    found = pattern(resolve_model(card("gemma-3-1b")))
+    assert found.letters() == "AAAAAB AAAAAB AAAAAB AAAAAB AA"
+    assert found.runs == [(0, 5), (1, 1)]
+    assert found.differences()[1] == {"mixer.window": "0", "position.base": "1000000.0"}
+    assert str(found).startswith("5 x (mixer.window=512, position.base=10000.0) + 1 x (")
+    assert str(pattern(resolve_model(card("llama-3-8b")))) == "32 x the same"
+    assert [period(text) for text in ("aaa", "abab", "ababa", "abc", "aab", "a")] == [1, 2, 2, 3, 3, 1]
+
+
+def test_show_describes_without_building_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = describe(compose("llama-3-8b"))
+    assert facts["total_parameters"] == 8_030_261_248
+    assert facts["cache_bytes_at"] == {"4096": 4096 * 131072, "131072": 131072 * 131072}
+    assert facts["weight_bytes"]["int4"] * 8 == facts["weight_bytes"]["fp32"]
+    assert facts["flops_per_token"] == 2 * (8_030_261_248 - 128256 * 4096 - 65 * 4096) + 32 * 4 * 8192 * 4096
+    assert facts["kinds"][0]["mixer"] == "attention(heads=32, kv_heads=8, head_dim=128)"
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_side_by_side_says_what_differs_and_nothing_else() -> None:
+    models = [describe(compose(name)) for name in ("llama-3-8b", "llama-3.1-8b", "qwen3-8b")]
+    rows = {row["key"]: row for row in compare(models)}
+    assert rows["mixer.qk_norm"] == {"key": "mixer.qk_norm", "values": ["none", "none", "rmsnorm"], "differs": True}
+    assert not rows["mixer.kv_heads"]["differs"]
+    assert [row["key"] for row in compare(models[:2]) if row["differs"]] == ["context", "position.scaling", "flops"]
+    assert not any(row["differs"] for row in compare([models[0], models[0]]))
+
+
+def test_layers_that_differ_are_counted_side_by_side() -> None:
+    models = [describe(compose(name)) for name in ("gemma-2-2b", "gemma-3-1b")]
+    rows = {row["key"]: row["values"] for row in compare(models)}
+    assert rows["mixer.window"] == ["13 x 4096 + 13 x 0", "22 x 512 + 4 x 0"]
+    assert rows["mixer.softcap"] == ["50.0", "0.0"]
+    assert rows["head.softcap"] == ["30.0", "0.0"]
+    assert rows["pattern"][1] == "AAAAAB AAAAAB AAAAAB AAAAAB AA"
+
+
+def test_show_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(["gemma-3-1b"], svg=tmp_path / "a.svg")
+    out = capsys.readouterr().out
+    assert "999,885,952" in out and "26 layers: 5 x (mixer.window=512" in out and "139.0 MiB where layers keep" in out
+    ElementTree.fromstring((tmp_path / "a.svg").read_text())
+    show(["llama-3-8b", "olmo-2-7b"], json=True)
+    assert any(row["key"] == "layout" and row["differs"] for row in json.loads(capsys.readouterr().out)["rows"])
+    show(["qwen3-8b"], scale="1M", json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["preset"] == "qwen3-8b-1M" and abs(facts["total_parameters"] - 10**6) < 10**5
+    with pytest.raises(UserError, match="draws one model"):
+        show(["gpt2", "llama"], svg=tmp_path / "b.svg")
+
+
+# ---- wiring and drawings
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ("pre", [([], [["mixer_norm", "mixer"]]), ([], [["ffn_norm", "ffn"]])]),
+        ("post", [([], [["mixer"]]), (["mixer_norm"], []), ([], [["ffn"]]), (["ffn_norm"], [])]),
+        ("sandwich", [([], [["mixer_norm", "mixer", "mixer_out_norm"]]), ([], [["ffn_norm", "ffn", "ffn_out_norm"]])]),
+        ("reordered", [([], [["mixer", "mixer_norm"]]), ([], [["ffn", "ffn_norm"]])]),
+        ("parallel", [(["mixer_norm"], [["mixer"], ["ffn"]])]),
+        ("parallel(norms=two)", [([], [["mixer_norm", "mixer"], ["ffn_norm", "ffn"]])]),
+        ("none(residual=none)", [(["mixer"], []), (["ffn"], [])]),
+    ],
+)
+def test_a_layout_is_read_from_its_own_forward(layout: str, expected: Any) -> None:
+    config = model_config(layout=layout, mixer="attention(heads=2)", ffn="swiglu", norm="rmsnorm", dim=16)
+    assert [(step.shared, step.branches) for step in wiring(config, [0])[0]] == expected
+
+
+def test_a_branch_of_nothing_is_not_drawn() -> None:
+    config = model_config(mixer="attention(heads=2)", norm="rmsnorm", dim=16)
+    assert [step.branches for step in wiring(config, [0])[0]] == [[["mixer_norm", "mixer"]]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma-3-1b", "olmo-2-7b", "command-r7b", "granite-3.1-2b", "bigram", "lstm"])
+def test_a_drawing_is_whole(name: str) -> None:
+    facts = describe(compose(name))
+    drawn = svg(facts)
+    root = ElementTree.fromstring(drawn)
+    said = " ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("text"))
+    assert f"{facts['total_parameters']:,} parameters" in said
+    assert "prefers-color-scheme:dark" in drawn
+    for kind in facts["kinds"][:1]:
+        for box in ("mixer", "ffn"):
+            assert box not in kind["boxes"] or kind["boxes"][box]["part"] in ("none", *said.split())
+    width, height = (float(root.get(side, 0)) for side in ("width", "height"))
+    for node in root.iter():
+        if node.tag.endswith("rect"):
+            assert float(node.get("x", 0)) + float(node.get("width", 0)) <= width
+            assert float(node.get("y", 0)) + float(node.get("height", 0)) <= height
+    assert not facts["kinds"] or text(facts).count("x") >= 2
+
+
+def test_a_factor_on_what_a_branch_adds_is_drawn() -> None:
+    facts = describe(compose("granite-3.1-2b"))
+    assert "scaled(by=0.22)" in text(facts) and "scaled(by=0.22)" in svg(facts)
+
+
+# ---- other sizes
+
+
+def check_scaled(name: str, budget: str) -> None:
+    published, small = resolve_model(card(name)), scaled(name, budget, SMALL).model
+    assert small.vocab_size == 0
+    small = resolve_model(small.model_copy(update={"vocab_size": 2048}))
+    total = cost(small).total
+    assert abs(total / parse_budget(budget) - 1) <= 0.1, f"{total:,}"
+    before, after = pattern(published), pattern(small)
+    assert len(after.kinds) == len(before.kinds)
+    assert small.context == 256 if published.context > 256 else small.context == published.context
+    for old, new in zip(before.kinds, after.kinds, strict=True):
+        assert [spec.name for spec in old] == [spec.name for spec in new]
+        mixer, was = new[0].knobs, old[0].knobs
+        assert mixer["heads"] % mixer["kv_heads"] == 0 and mixer["head_dim"] % 2 == 0
+        assert (mixer["window"] > 0) == (was["window"] > 0) and mixer["window"] <= small.context
+        ratio = new[1].knobs["hidden"] / small.dim / (old[1].knobs["hidden"] / published.dim)  # type: ignore[operator]
+        assert 0.85 < ratio < 1.15
+
+
+@pytest.mark.parametrize("name", FIRST[::3])
+def test_a_card_at_a_million(name: str) -> None:
+    check_scaled(name, "1M")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["1M", "10M"])
+@pytest.mark.parametrize("name", CARDS)
+def test_every_card_at_every_size(name: str, budget: str) -> None:
+    check_scaled(name, budget)
+
+
+def test_proportions_are_kept() -> None:
+    small = resolve_model(scaled("llama-3-8b", "10M", SMALL).model.model_copy(update={"vocab_size": 2048}))
+    mixer = parse(small.mixer[0]).knobs
+    assert mixer["heads"] == 4 * mixer["kv_heads"]  # type: ignore[operator]
+    assert 0.7 < small.dim / small.n_layers / 128 < 1.4  # type: ignore[operator]
+    assert parse(small.ffn[0]).knobs["hidden"] == pytest.approx(3.5 * small.dim, abs=4)  # type: ignore[operator]
+    assert mixer["scale"] == pytest.approx(mixer["head_dim"] ** -0.5)  # type: ignore[operator]
+
+
+def test_windows_and_scalings_go_with_the_context() -> None:
+    small = scaled("mistral-7b", "1M", [*SMALL, "model.context=512"]).model
+    assert small.context == 512
+    assert parse(small.mixer[0]).knobs["window"] == 4096 * 512 // 32768
+    assert parse(scaled("gemma-3-1b", "1M", SMALL).model.mixer[0]).knobs["window"] == 16  # not 4
+    position = parse(scaled("llama-3.1-8b", "1M", SMALL).model.position[0])
+    assert "original=16" in str(position)
+    long = scaled("phi-4-mini", "1M", SMALL).model
+    factors = parse(long.position[0]).knobs["scaling"].knobs["long"]  # type: ignore[union-attr]
+    assert len(factors) == round(0.75 * parse(long.mixer[0]).knobs["head_dim"] / 2)  # type: ignore[operator, arg-type]
+    assert factors[0] < 2 and factors[-1] > 30  # type: ignore[index, operator]
+
+
+@pytest.mark.parametrize(
+    ("runs", "depth", "expected"),
+    [("AAAAAB" * 4 + "AA", 8, "AAAAABAA"), ("AAAAAB" * 4, 3, "AAB"), ("AAAAAB" * 4, 2, "AB"), ("ABAB", 3, "ABA"),
+     ("A" + "B" * 30, 6, "ABBBBB"), ("AAA" + "B" * 58, 10, "ABBBBBBBBB"), ("AAAA", 2, "AA")],
+)  # fmt: skip
+def test_a_shorter_cycle_has_every_kind(runs: str, depth: int, expected: str) -> None:
+    of = [ord(letter) - 65 for letter in runs]
+    found = Pattern([(parse(str(n)),) for n in map(chr, range(97, 99))], of, period(of))
+    assert "".join(chr(65 + kind) for kind in shorter(found, depth)) == expected
+
+
+def test_a_budget_that_cannot_be_met_is_refused_with_one_that_can() -> None:
+    with pytest.raises(UserError, match="too few") as refused:
+        scaled("qwen3-8b", "1K", SMALL)
+    nearest = re.search(r"--scale ([\d.]+[KMB])", str(refused.value).split("nearest:")[1])
+    assert nearest and scaled("qwen3-8b", nearest[1], SMALL)
+    with pytest.raises(UserError, match="no depth and width"):
+        scaled("bigram", "1M")
+    for wrong in ("", "x", "-1M", "1T5", "0"):
+        with pytest.raises(UserError, match="nearest: 10M"):
+            parse_budget(wrong)
+    assert [parse_budget(t) for t in ("10M", "0.3m", "1500", "2B")] == [10**7, 300_000, 1500, 2 * 10**9]
+    assert [short(n) for n in (999, 1_000_000, 1_210_000, 34_504)] == ["1K", "1M", "1.3M", "34.6K"]
+
+
+def test_what_became_of_it_is_one_line() -> None:
+    line = became(scaled("gpt2", "10M"), "10M")
+    assert "vocabulary 50,257" in line and "of what was asked" not in line
+    line = became(scaled("gpt2", "1M"), "1M")  # most of it is the vocabulary: widths are far apart
+    assert "of what was asked" in line and "\n" not in line
+
+
+def test_growing_is_scaling_too() -> None:
+    grown = scale_model(compose("modern").model, 5 * 10**6, 128, 1024)
+    total = cost(grown.model_copy(update={"vocab_size": 1024})).total
+    assert abs(total / 5e6 - 1) < 0.1
+
+
+# ---- families
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIRST)
+def test_a_family_can_say_its_card(name: str) -> None:
+    """What hub/ knows of config.json and what the card says are the same parts: a scaled card can be exported."""
+    small = scaled(name, "1M", SMALL).model.model_copy(update={"vocab_size": 2048})
+    found, _ = find_family(small)
+    assert found.architecture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIRST)
+def test_a_family_learns(name: str) -> None:
+    config = scaled(name, "300K", ["tokenizer=bpe(vocab_size=512)", "model.context=32"]).model
+    model = LanguageModel(config.model_copy(update={"vocab_size": 64}))
+    model.initialise(1)
+    ids = (DOCS.parent / "README.md").read_bytes()[: 4 * 33]
+    batch = torch.tensor(list(ids)).clamp(max=95)[:132].remainder(64).view(4, 33)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        loss = model.losses(batch[:, :-1], batch[:, 1:])["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] < 1.6 * math.log(64)
+    assert losses[-1] < losses[0] - 0.5
+
+
+# ---- pages
+
+
+def _maker() -> Any:
+    spec = importlib.util.spec_from_file_location("make_families", DOCS / "make_families.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_is_a_page_for_each_family_and_no_other() -> None:
+    expected = {"README.md", *(f"{name}{end}" for name in FAMILIES for end in (".md", ".svg"))}
+    assert {p.name for p in (DOCS / "families").iterdir()} == expected, "run: python docs/make_families.py"
+
+
+@pytest.mark.parametrize(
+    "families", [["gemma-3", "smollm3", "cohere2"], pytest.param([], marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_the_pages_are_fresh(families: list[str], tmp_path: Path) -> None:
+    _maker().write(tmp_path, families)
+    for path in (tmp_path / "families").iterdir():
+        assert path.read_text() == (DOCS / "families" / path.name).read_text(), "run: python docs/make_families.py"
+
+
+def test_a_per_layer_card_names_its_layers() -> None:
+    published = card("smollm3-3b")
+    assert [spec.name for spec in expand(published.position, 8)] == 2 * ["rotary", "rotary", "rotary", "none"]
