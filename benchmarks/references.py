@@ -29,7 +29,7 @@ LARGER = ["optim.schedule=linear", "train.batch=8", "model.context=32", "train.s
 SHORT = ["optim.schedule=cosine(warmup=100)", "train.steps=5000", "train.eval_every=500"]
 """Five epochs of makemore.py's names at a rate that falls, instead of its endless ones at a small constant rate."""
 LONG = [
-    "optim.optimizer=adamw(lr=2e-3, beta2=0.99, weight_decay=0.1)",
+    "optim.optimizer=adamw(lr=1e-3, beta2=0.99, weight_decay=0.3)",
     "optim.schedule=cosine(warmup=100, final=0.0)",
     "train.steps=14000",
     "train.eval_every=1000",

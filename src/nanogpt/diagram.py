@@ -73,7 +73,8 @@ STYLE = """<style>
 svg{font-family:Helvetica,Arial,sans-serif;background:#fff}
 text{fill:#222;font-size:13px}.title{font-size:24px;font-weight:600}.small{font-size:11.5px;fill:#555}
 .name{font-weight:600}.mid{text-anchor:middle}.end{text-anchor:end}
-.box{fill:#f4f6f8;stroke:#8a949e;stroke-width:1.2}.norm{fill:#fdf6e3}.frame{fill:none;stroke:#8a949e;stroke-dasharray:5 4}
+.box{fill:#f4f6f8;stroke:#8a949e;stroke-width:1.2}.norm{fill:#fdf6e3}
+.frame{fill:none;stroke:#8a949e;stroke-dasharray:5 4}
 .line{fill:none;stroke:#444;stroke-width:1.6}.join{fill:#fff;stroke:#444;stroke-width:1.6}
 .letter{fill:#fff;font-weight:600}
 @media (prefers-color-scheme:dark){svg{background:#15181c}text{fill:#e6e6e6}.small{fill:#a9b2bb}
@@ -135,7 +136,7 @@ def svg(facts: Facts) -> str:
     canvas.text(LEFT, 66, " · ".join(sizes), "small")
     canvas.right = LEFT + 7 * 80
     _column(canvas, facts)
-    x = LEFT + BOX + 130
+    x: float = LEFT + BOX + 130
     for kind in distinct(facts["kinds"]):
         x = _draw_block(canvas, facts, kind, x) + 60
     wide, tall = canvas.right + 40, canvas.bottom + 40
