@@ -231,3 +231,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus: Path) -> None:
     assert process.returncode == 130 and "--resume runs/long" in out
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     assert (corpus / f"runs/long/checkpoints/step-{step:06d}").is_dir()
+
+
+def test_the_presets_are_listed_and_a_wrong_name_gets_the_closest(tmp_path: Path) -> None:
+    listed = json.loads(nanogpt("show", "--presets", "--json", cwd=tmp_path).stdout)
+    assert listed.keys() >= {"modern", "gpt2", "makemore-mlp", "qwen3-8b"} and all(
+        len(what) > 10 for what in listed.values()
+    )
+    assert "makemore-mlp" in nanogpt("show", "--presets", cwd=tmp_path).stdout
+    said = nanogpt("train", "quen3-8b", cwd=tmp_path, status=2).stderr
+    assert "did you mean 'qwen3-8b'?" in said and len(said) < 400

@@ -168,7 +168,10 @@ def read_preset(name: str) -> dict[str, Any]:
     known = presets()
     path = known.get(name, Path(name))
     if name not in known and path.suffix not in (".toml", ".json"):
-        raise UserError(f"no preset '{name}'{nearest(name, known)}; your own is a .toml file of the same form")
+        raise UserError(
+            f"no preset '{name}'{nearest(name, known)}; nanogpt show --presets lists them, "
+            "and your own is a .toml file of the same form"
+        )
     try:
         text = path.read_text(encoding="utf-8")
         sections = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

@@ -26,9 +26,16 @@ class RunError(UserError):
     status = 1
 
 
+MANY = 60
+"""Names that still make a line that is read; of more only the closest are said."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """'; did you mean 'x'? choices: x, y, z' — the tail of every error about a wrong name."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     guess = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{guess} (there is: {', '.join(choices)})"
+    if len(choices) <= MANY:
+        return f"{guess} (there is: {', '.join(choices)})"
+    said = difflib.get_close_matches(word, choices, n=6, cutoff=0.0)
+    return f"{guess} (there is: {', '.join(said)} and {len(choices) - len(said)} more)"

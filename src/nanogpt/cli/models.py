@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ def show(
         list[str] | None, typer.Argument(metavar="MODEL ... SECTION.KEY=VALUE", show_default=False)
     ] = None,
     parts: Annotated[bool, typer.Option("--parts", help="List every part and its knobs.")] = False,
+    presets: Annotated[bool, typer.Option("--presets", help="List every preset.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="List every setting and its default.")] = False,
     scale: Annotated[str | None, typer.Option(help="At so many parameters, proportions kept: 10M.")] = None,
     svg: Annotated[Path | None, typer.Option(help="Write a drawing of the architecture.")] = None,
@@ -31,9 +33,12 @@ def show(
     nanogpt show qwen3-8b --scale 10M
     nanogpt show runs/modern-python
     nanogpt show --parts
+    nanogpt show --presets
     """
     if settings:
         return _show_settings(json)
+    if presets:
+        return _show_presets(json)
     from nanogpt import show as view
 
     if parts:
@@ -86,6 +91,24 @@ def _show_side_by_side(names: list[str], rows: list[dict[str, Any]]) -> None:
         made.add_row(mark, row["key"], *row["values"], style="yellow" if row["differs"] else None)
     show_table(made)
     print(f"{sum(row['differs'] for row in rows)} of {len(rows)} rows differ (\u2260)")
+
+
+def _show_presets(json: bool) -> None:
+    from nanogpt.config import presets
+
+    rows = {name: _comment(path) for name, path in presets().items()}
+    if json:
+        return print_json(rows)
+    made = table("preset", "what it is")
+    for name, what in rows.items():
+        made.add_row(name, what)
+    return show_table(made)
+
+
+def _comment(preset: Path) -> str:
+    """The comment that a preset begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), preset.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)
 
 
 def _show_settings(json: bool) -> None:

@@ -201,7 +201,7 @@ class Trainer:
         the whole, so that how it is cut changes nothing."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(step_seed(self.config.seed, number, self.world.rank))
+        self.machine.seed(step_seed(self.config.seed, number, self.world.rank))
         scored = int((batch.targets_BT >= 0).sum())
         count = torch.tensor(float(max(1, scored)), device=self.machine.device)
         total: dict[str, Tensor] = {}
@@ -251,7 +251,7 @@ class Trainer:
         gradient = first_bad_gradient(self.model)
 
         def forward() -> None:
-            torch.manual_seed(step_seed(self.config.seed, number, self.world.rank))
+            self.machine.seed(step_seed(self.config.seed, number, self.world.rank))
             for inputs in self._micro_batches(batch):
                 with self.machine.autocast():
                     self.model.losses(*inputs)  # type: ignore[arg-type]
