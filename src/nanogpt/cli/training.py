@@ -30,8 +30,8 @@ def train(
 ) -> int:
     """Train a model.
 
-    PRESET is modern (the default), llama, gpt2, gpt, bigram, or a .toml file of your own. Any setting can be changed:
-    a part is written name(knob=value), and your own part my_parts.py:Mine(knob=value).
+    PRESET is modern by default, any other that nanogpt show --presets lists, or a .toml file of your own. Any setting
+    can be changed: a part is written name(knob=value), and your own part my_parts.py:Mine(knob=value).
 
     \b
     nanogpt train
