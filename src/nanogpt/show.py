@@ -272,7 +272,10 @@ def _facts(facts: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
         specs = [_inner_brief(spec, config) for spec in specs[: model["n_layers"]]] if axis in LAYER_FIELDS else specs
         rows |= _joined(axis, specs)
         table = AXES[f"model.{axis}"][0]
-        spoken += [axis, *(f"{axis}.{k}" for spec in dict.fromkeys(map(str, specs)) for k in said(parse(spec), config, table))]
+        spoken += [
+            axis,
+            *(f"{axis}.{k}" for spec in dict.fromkeys(map(str, specs)) for k in said(parse(spec), config, table)),
+        ]
     costs = {
         "flops": f"{facts['flops_per_token']:,.0f} a token in {model['context']:,}",
         "cache": f"{size(facts['cache_bytes_per_token'])} a token",
