@@ -2,7 +2,7 @@
 
     python benchmarks/extrapolation.py [--steps N] [--json]
 
-Trains on Tiny Shakespeare (a minute each on one core), scores the whole validation split in windows of 64 to 512
+Trains on Tiny Shakespeare, then scores the whole validation split in windows of 64 to 512
 tokens, and writes the table of docs/extrapolation.md and docs/figures/extrapolation.svg. Rotary positions are scored
 four times, as they are and with each scaling, whose factor is how many times longer the windows are; nothing is trained
 again.
