@@ -567,9 +567,9 @@ def test_choices_follow_from_the_run_and_not_from_the_clock(
     monkeypatch.setattr(machine, "has_compiler", lambda kind: False)
     without = machine.choose(wanted, dim=512, flops=1e15)
     assert without.compile == "off" and "no C++ compiler" in without.reasons["compile"]
-    monkeypatch.setattr(machine, "has_amx", lambda: True)
+    monkeypatch.setattr(machine, "bf16_kind", lambda: "AMX")
     assert [machine.choose(wanted, dim=d, flops=1).precision for d in (64, 512)] == ["fp32", "bf16"]
-    monkeypatch.setattr(machine, "has_amx", lambda: False)
+    monkeypatch.setattr(machine, "bf16_kind", lambda: None)
     assert machine.choose(wanted, dim=512, flops=1).precision == "fp32"
 
 

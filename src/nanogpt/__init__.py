@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanogpt.api import Loaded, Sampling, build, load, train
+    from nanogpt.api import Loaded, Sampling, build, load, observe, train
 
-__all__ = ["Loaded", "Sampling", "build", "load", "train"]
+__all__ = ["Loaded", "Sampling", "build", "load", "observe", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,9 @@ from nanogpt.data.summary import summary
 from nanogpt.errors import RunError, UserError
 from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel
+from nanogpt.model.prepared import Precision, prepared
+from nanogpt.observe.attach import attach
+from nanogpt.observe.observer import observe
 from nanogpt.runs import Run
 from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
@@ -56,7 +59,9 @@ def train(
     Ctrl-C saves at the end of the step, then raises KeyboardInterrupt.
     """
     config = compose(preset, overrides)
-    ended = loop.train(config, out=out, name=name, source=source, quiet=quiet, sampler=write_while_training)
+    ended = loop.train(
+        config, out=out, name=name, source=source, quiet=quiet, sampler=write_while_training, observer=attach
+    )
     if ended.ending == "interrupted":
         raise KeyboardInterrupt(f"saved after step {ended.step}; go on with: nanogpt train --resume {ended.run.path}")
     return ended.run
@@ -98,15 +103,19 @@ class Loaded:
         tokens: int = 200,
         how: Sampling | None = None,
         stop: Sequence[str] = (),
+        precision: Precision = "fp32",
         **settings: Any,
     ) -> str | list[str]:
         """Text that continues the prompt, or each of several. `settings`: temperature, top_k, top_p, min_p, seed.
 
         It ends after `tokens` tokens, before a text of `stop`, or where the model ends the document.
+        precision: of the weights: fp32, bf16 or int8, each faster than the one before where there are many, and less
+        exact (docs/performance.md says by how much).
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         documents = bool(self.run.environment().get("documents"))
-        texts = write(self.model, self.tokenizer, documents, prompts, tokens, how or Sampling(**settings), stop)
+        model = prepared(self.model, precision)
+        texts = write(model, self.tokenizer, documents, prompts, tokens, how or Sampling(**settings), stop)
         return texts[0] if isinstance(prompt, str) else texts
 
     def evaluate(
@@ -216,4 +225,4 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     return {**found, "lossless": tokenizer.lossless, "note": tokenizer.note}
 
 
-__all__ = ["Loaded", "Sampling", "build", "load", "train"]
+__all__ = ["Loaded", "Sampling", "build", "load", "observe", "train"]

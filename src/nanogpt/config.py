@@ -107,6 +107,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; weights stay fp32")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: where it pays")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: one for each core")
+    observe: Literal["on", "off"] = Field("on", description="look inside at every 2% of the run (nanogpt inspect)")
 
 
 class RunConfig(Section):

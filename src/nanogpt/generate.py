@@ -15,6 +15,10 @@ from torch import Tensor
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.part import Cache
+from nanogpt.model.prepared import Precision, prepared
+
+AT_ONCE = 2**16
+"""Probabilities worked out at once: these fit a cache, where a batch of a large vocabulary takes ten times as long."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,18 @@ def choose(logits_BV: Tensor, how: Sampling, random: Sequence[torch.Generator]) 
     """One token for each row, (B,)."""
     if how.temperature == 0:
         return logits_BV.argmax(-1)
-    p = distribution(logits_BV.cpu(), how)  # on the CPU: not every accelerator has fp64, or the same dice
-    rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, random, strict=True)]
-    return torch.cat(rows).to(logits_BV.device)
+    B, V = logits_BV.shape
+    size = max(1, AT_ONCE // V)
+    rows = logits_BV.cpu()  # not every accelerator has fp64, or the same dice
+    drawn = [_draw(distribution(rows[n : n + size], how), random[n : n + size]) for n in range(0, B, size)]
+    return torch.cat(drawn).to(logits_BV.device)
+
+
+def _draw(p_BV: Tensor, random: Sequence[torch.Generator]) -> Tensor:
+    """The first token at which the chances so far exceed a number drawn evenly below their sum, (B,)."""
+    so_far_BV = p_BV.double().cumsum(-1)
+    dice_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in random])
+    return torch.searchsorted(so_far_BV, dice_B1 * so_far_BV[:, -1:], right=True)[:, 0]
 
 
 @torch.no_grad()
@@ -80,13 +93,15 @@ def generate(
     tokens: int,
     how: Sampling | None = None,
     stopped: Callable[[list[int]], bool] = lambda new: False,
+    precision: Precision = "fp32",
 ) -> list[list[int]]:
     """Continue each prompt by at most `tokens` tokens; return the new tokens of each.
 
     stopped: given a row's new tokens, whether it is done. A row sees at most the last `model.context` tokens.
+    precision: of the weights, see `prepared`, which also says how to prepare a model once for many calls.
     """
     new: list[list[int]] = [[] for _ in prompts]
-    for step in stream(model, prompts, tokens, how):
+    for step in stream(model, prompts, tokens, how, precision):
         for row, token in enumerate(step):
             if not (new[row] and stopped(new[row])):
                 new[row].append(token)
@@ -97,7 +112,11 @@ def generate(
 
 @torch.no_grad()
 def stream(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], tokens: int, how: Sampling | None = None
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    how: Sampling | None = None,
+    precision: Precision = "fp32",
 ) -> Iterator[list[int]]:
     """The next token of every row, step by step."""
     how = how or Sampling()
@@ -108,6 +127,7 @@ def stream(
     # A stream of chances for each row: the same for the same prompt in any company, another one for its second copy.
     copies = [rows[:number].count(row) for number, row in enumerate(rows)]
     random = [torch.Generator().manual_seed((how.seed + copy * 0x9E3779B97F4A7C15) % 2**63) for copy in copies]
+    model = prepared(model, precision)
     training = model.training
     model.eval()
     try:

@@ -8,6 +8,7 @@
       tokenizer.json
       metrics.jsonl      one object a line, one line a step
       samples.jsonl      text written while training
+      layers/            step-000200.npz, what observers saw (observe/store.py)
       checkpoints/       step-000500/{model.safetensors, state.safetensors, state.json}
 
 A whole file is written beside its place and renamed; a log is only appended to. So whatever moment a process is killed
@@ -36,6 +37,10 @@ OWN_PART = re.compile(r"'(?P<quoted>[^']+\.py):(?P<a>\w+)'|(?P<plain>[A-Za-z_~./
 """A part of the user's inside a spec: `ffn="lib/my_parts.py:Mine(hidden=256)"`."""
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{6,})")
+LAYERS = "layers"
+OBSERVED = "observed"
+"""The one section of the configuration of a run that was not trained here, but observed in someone's own loop."""
+LOOK = re.compile(r"step-(\d{6,})\.npz")
 
 
 def is_run(folder: Path) -> bool:
@@ -70,20 +75,25 @@ class Run:
 
         `files`: what else is in it from the first moment on.
         """
-        out, stem = Path(out), name if name is not None else default_name(config)
-        if name is not None and (not re.fullmatch(r"[^./\\\0][^/\\\0]*", name) or len(name.encode()) > 200):
-            raise UserError(f"--name {name!r}: must be one folder's name, up to 200 bytes, not starting with a dot")
         config, parts = own_parts(config)
+        named = {**{f"parts/{k}": v for k, v in parts.items()}, **(files or {})}
+        return Run.make(out, name, default_name(config), {**named, "config.json": as_json(config.model_dump())})
+
+    @staticmethod
+    def make(out: Path | str, name: str | None, stem: str, files: Mapping[str, bytes]) -> Run:
+        """As `create`, of files that hold whatever they do. `stem`: what a name that is not given begins with."""
+        out, fixed = Path(out), name is not None
+        stem = stem if name is None else name
+        if fixed and (not re.fullmatch(r"[^./\\\0][^/\\\0]*", stem) or len(stem.encode()) > 200):
+            raise UserError(f"--name {name!r}: must be one folder's name, up to 200 bytes, not starting with a dot")
         beside = out / f".{stem}.{secrets.token_hex(4)}"
         try:
             with one_line(f"make a run in {out}"):
                 (beside / CHECKPOINTS).mkdir(parents=True)
-                if parts:
-                    (beside / "parts").mkdir()
-                for file, content in [*((f"parts/{k}", v) for k, v in parts.items()), *(files or {}).items()]:
+                for file, content in files.items():
+                    (beside / file).parent.mkdir(exist_ok=True)
                     write_whole(beside / file, content)
-                write_whole(beside / "config.json", as_json(config.model_dump()))
-                return Run(_claim(beside, out, stem, fixed=name is not None))
+                return Run(_claim(beside, out, stem, fixed=fixed))
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -148,6 +158,16 @@ class Run:
     def origin(self) -> dict[str, Any] | None:
         return self._read("origin.json") if (self.path / "origin.json").exists() else None
 
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its key, `model.dim`, as it was saved: also of a module that was only observed, which has
+        no configuration of ours."""
+        return flat(self._read("config.json"))
+
+    @property
+    def layers(self) -> Path:
+        """Folder of what observers saw."""
+        return self.path / LAYERS
+
     @property
     def tokenizer_path(self) -> Path:
         return self.path / "tokenizer.json"
@@ -208,6 +228,9 @@ class Run:
             text = b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in kept)
             if text != path.read_bytes():
                 write_whole(path, text)
+        for path in self.layers.glob("step-*.npz"):
+            if (match := LOOK.fullmatch(path.name)) and int(match[1]) > step:
+                path.unlink(missing_ok=True)
 
     # ---- checkpoints
 
@@ -349,7 +372,7 @@ def list_runs(out: Path | str) -> list[dict[str, Any]]:
     for folder in sorted(folders, key=lambda p: (p.stat().st_mtime, p.name)):
         run = Run(folder)
         try:
-            config, metrics = run.config(), run.metrics()
+            facts, metrics = _facts(run), run.metrics()
         except UserError as error:
             rows.append({"name": folder.name, "path": str(folder), "error": str(error)})
             continue
@@ -358,10 +381,8 @@ def list_runs(out: Path | str) -> list[dict[str, Any]]:
             {
                 "name": folder.name,
                 "path": str(folder),
-                "preset": config.preset,
-                "corpus": config.data.corpus,
-                "step": metrics[-1]["step"] if metrics else 0,
-                "steps": config.train.steps,
+                **facts,
+                "step": metrics[-1]["step"] if metrics else _last_look(run),
                 "train/loss": metrics[-1].get("train/loss") if metrics else None,
                 "val/loss": best.get("val/loss"),
                 "val/bpb": best.get("val/bpb"),
@@ -371,14 +392,30 @@ def list_runs(out: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
+def _facts(run: Run) -> dict[str, Any]:
+    """What was trained, on what, for how long; of a module in someone's own loop, what is known of it."""
+    observed = run.settings()
+    if f"{OBSERVED}.model" in observed:
+        steps = observed.get(f"{OBSERVED}.steps")
+        return {"preset": observed[f"{OBSERVED}.model"], "corpus": "(own loop)", "steps": steps or "?"}
+    config = run.config()
+    return {"preset": config.preset, "corpus": config.data.corpus, "steps": config.train.steps}
+
+
+def _last_look(run: Run) -> int:
+    found = run.layers.glob("step-*.npz") if run.layers.is_dir() else ()
+    return max((int(match[1]) for path in found if (match := LOOK.fullmatch(path.name))), default=0)
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"model": {"dim": 64}}` as `{"model.dim": 64}`."""
+    pairs: dict[str, Any] = {}
+    for key, value in sections.items():
+        pairs.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return pairs
+
+
 def diff(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Keys in which two configurations differ, with both values."""
-
-    def flat(config: RunConfig) -> dict[str, Any]:
-        pairs: dict[str, Any] = {}
-        for key, value in config.model_dump().items():
-            pairs.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
-        return pairs
-
-    left, right = flat(a), flat(b)
+    left, right = flat(a.model_dump()), flat(b.model_dump())
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}

@@ -12,6 +12,8 @@ import typer
 
 from nanogpt.cli.base import app
 from nanogpt.cli.hub import compare, export, import_
+from nanogpt.cli.init import init
+from nanogpt.cli.inspect import inspect
 from nanogpt.cli.machine import doctor
 from nanogpt.cli.models import show
 from nanogpt.cli.runs import runs
@@ -23,6 +25,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sample": sample,
     "eval": evaluate,
     "show": show,
+    "init": init,
+    "inspect": inspect,
     "runs": runs,
     "data": data,
     "import": import_,

@@ -11,6 +11,7 @@ import typer
 from nanogpt.cli.base import Checkpoint, Json, RunPath, print_json, show_table, table
 from nanogpt.errors import UserError
 
+FORMATS = ("transformers", "tensorboard")
 Model = Annotated[str, typer.Argument(show_default=False, help="A run, or what nanogpt import takes.")]
 
 
@@ -53,17 +54,27 @@ def export(
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     shard: Annotated[float, typer.Option(min=0.001, help="Most megabytes in one file of weights.")] = 5000.0,
     checkpoint: Checkpoint = "best",
+    format: Annotated[str, typer.Option(help="transformers: the model; tensorboard: what training logged.")] = FORMATS[
+        0
+    ],
     json: Json = False,
 ) -> None:
     """Write a run as a folder that transformers opens: AutoModelForCausalLM.from_pretrained(FOLDER).
 
-    A model of parts that no published family has is refused, naming the part.
+    A model of parts that no published family has is refused, naming the part. With --format tensorboard, its curves,
+    layer statistics, histograms and samples as event files: tensorboard --logdir FOLDER.
 
     \b
     nanogpt export runs/mine mine-hf
     nanogpt export runs/mine mine-hf --dtype bf16
+    nanogpt export runs/mine mine-events --format tensorboard
     """
     from nanogpt.errors import nearest
+
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: not one of its words{nearest(format, FORMATS)}")
+    if format == "tensorboard":
+        return _events(run, path, json)
     from nanogpt.hub.export import DTYPES, export_run
     from nanogpt.runs import Run
 
@@ -74,6 +85,20 @@ def export(
     if json:
         return print_json(facts)
     print(f"{run} is {path}, a {family.architecture}")
+    return None
+
+
+def _events(run: Path, path: Path, json: bool) -> None:
+    from nanogpt.observe.tensorboard import export_tensorboard
+    from nanogpt.runs import Run
+
+    written = export_tensorboard(Run.open(run), path)
+    if json:
+        return print_json({"run": str(run), "folder": str(path), **written})
+    for problem in written["problems"]:
+        print(problem)
+    print(f"{run} is {path}: {written['scalars']:,} scalars, {written['histograms']:,} histograms, "
+          f"{written['texts']:,} texts; next: tensorboard --logdir {shlex.quote(str(path))}")  # fmt: skip
     return None
 
 

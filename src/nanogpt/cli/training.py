@@ -54,7 +54,7 @@ def train(
             raise UserError("--resume goes on with a run as it was: no preset, --name, --from or --scale with it")
         from nanogpt.training.loop import resume as go_on
 
-        return _report(go_on(resume, overrides, quiet=quiet, sampler=_sampler()))
+        return _report(go_on(resume, overrides, quiet=quiet, **_from_above()))
     config = compose(preset or DEFAULT_PRESET, overrides)
     if scale is not None:
         config = _scaled(preset or DEFAULT_PRESET, scale, overrides, quiet)
@@ -62,7 +62,7 @@ def train(
     run = start(config, out=out, name=name, source=source) if is_main() else None
     from nanogpt.training import loop
 
-    return _report(loop.train(config, run=run, quiet=quiet, sampler=_sampler()))
+    return _report(loop.train(config, run=run, quiet=quiet, **_from_above()))
 
 
 def _scaled(preset: str, budget: str, overrides: list[str], quiet: bool) -> RunConfig:
@@ -75,10 +75,12 @@ def _scaled(preset: str, budget: str, overrides: list[str], quiet: bool) -> RunC
     return config
 
 
-def _sampler() -> Any:
+def _from_above() -> dict[str, Any]:
+    """What the loop does not know: how to write a sample, and who looks inside."""
     from nanogpt.api import write_while_training
+    from nanogpt.observe.attach import attach
 
-    return write_while_training
+    return {"sampler": write_while_training, "observer": attach}
 
 
 def _report(summary: Summary) -> int:
@@ -125,6 +127,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="Of the random choices.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples of each prompt.")] = 1,
+    precision: Annotated[str, typer.Option(help="Of the weights: fp32; bf16, int8: faster, less exact.")] = "fp32",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
@@ -134,6 +137,7 @@ def sample(
     nanogpt sample runs/modern-python --prompt "def main(" --tokens 200
     nanogpt sample runs/names --temperature 1 --count 10
     nanogpt sample runs/mine --prompt "To be" --temperature 0 --json
+    nanogpt sample runs/large --precision int8
     """
     from nanogpt.api import load
     from nanogpt.generate import Sampling
@@ -141,9 +145,10 @@ def sample(
     how = Sampling(temperature, top_k, top_p, min_p, seed)
     loaded = load(run, checkpoint)
     prompts = [p for p in prompt or [""] for _ in range(count)]
-    texts = loaded.sample(prompts, tokens=tokens, how=how, stop=stop or [])
+    texts = loaded.sample(prompts, tokens=tokens, how=how, stop=stop or [], precision=precision)
     if json:
-        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+        numbers = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+        settings: dict[str, Any] = {**numbers, "precision": precision}
         samples = [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
         print_json({"run": str(run), "step": loaded.step, **settings, "samples": samples})
         return

@@ -99,6 +99,7 @@ class Attention(Part):
         self.q_norm = self._norm(qk_norm, heads)
         self.k_norm = self._norm(qk_norm, kv_heads)
         self.qk_norm = (self.q_norm[0] if isinstance(self.q_norm, EachHead) else self.q_norm).spec
+        self.attend = Attend()
         self.out: nn.Module = nn.Identity()
         if out == "linear":
             self.out = Linear(heads * head_dim, dim, bias=bias in ("out", "all"), role="residual")
@@ -119,7 +120,7 @@ class Attention(Part):
         memory = flow.state(self)
         if memory is not None:
             k, v = memory.add(k, v, flow.columns)
-        out = attend(
+        out = self.attend(
             q,
             k.to(q.dtype),
             v.to(q.dtype),
@@ -147,6 +148,24 @@ class Attention(Part):
     def cache_numbers(self) -> int:
         """Numbers remembered a token."""
         return 2 * self.kv_heads * self.head_dim
+
+
+class Attend(nn.Module):
+    """`attend` as a module, so that an observer can hook the queries and keys as they meet."""
+
+    def forward(
+        self,
+        q_BHTE: Tensor,
+        k_BKSE: Tensor,
+        v_BKSE: Tensor,
+        *,
+        visible: Tensor | None,
+        bias: Tensor | None,
+        scale: float,
+        dropout: float,
+        softcap: float = 0.0,
+    ) -> Tensor:
+        return attend(q_BHTE, k_BKSE, v_BKSE, visible=visible, bias=bias, scale=scale, dropout=dropout, softcap=softcap)
 
 
 class EachHead(nn.ModuleList):
@@ -191,6 +210,11 @@ def attend(
         mask = (bias if visible is None else bias.masked_fill(~visible, float("-inf"))).to(q_BHTE.dtype)
     if softcap:
         return _attend_capped(q_BHTE, k_BKSE, v_BKSE, mask, scale, dropout, softcap)
+    if T == 1 and H != K:  # one new token: the queries of a key head side by side, so that each key is read once
+        q_BKGE = q_BHTE.reshape(-1, K, H // K, q_BHTE.shape[3])
+        if mask is not None and mask.shape[1] == H:
+            mask = mask.reshape(-1, K, H // K, S)
+        return F.scaled_dot_product_attention(q_BKGE, k_BKSE, v_BKSE, mask, dropout, scale=scale).view(q_BHTE.shape)
     return F.scaled_dot_product_attention(
         q_BHTE, k_BKSE, v_BKSE, mask, dropout, is_causal=causal and bias is None, scale=scale, enable_gqa=H != K
     )

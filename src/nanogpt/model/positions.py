@@ -142,22 +142,25 @@ class Rotary(Position):
         return self._turn(q_BHTE, cos, sin), self._turn(k_BHTE, cos, sin)
 
     def _cos_sin(self, flow: Flow, q_BHTE: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """cos and sin of each angle, both (B or 1, 1, T, d/2)."""
+        """What a number and its partner are multiplied by: cos and -sin for a, cos and sin for b, (B or 1, 1, T, d)."""
         tokens = flow.columns[1] if flow.cache is None else flow.cache.capacity
         speeds = self.scaling.speeds(self.base, width, tokens)
         angle = _angles(flow, speeds, q_BHTE.dtype)[:, None]
         factor = self.scaling.attention
-        return (angle.cos() * factor).to(q_BHTE.dtype), (angle.sin() * factor).to(q_BHTE.dtype)
+        cos, sin = (angle.cos() * factor).to(q_BHTE.dtype), (angle.sin() * factor).to(q_BHTE.dtype)
+        if self.pairing == "half":
+            return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return torch.stack((cos, cos), -1).flatten(-2), torch.stack((-sin, sin), -1).flatten(-2)
 
     def _turn(self, x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        width = 2 * cos.shape[-1]
-        turned, rest = x_BHTE[..., :width], x_BHTE[..., width:]
+        width = cos.shape[-1]
+        x = x_BHTE[..., :width]
         if self.pairing == "half":
-            a, b = turned.chunk(2, dim=-1)
-            return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)
-        a, b = turned[..., ::2], turned[..., 1::2]
-        pairs = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
-        return torch.cat((pairs.flatten(-2), rest), dim=-1)
+            partner = torch.cat(x.chunk(2, dim=-1)[::-1], -1)
+        else:
+            partner = torch.stack((x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+        turned = torch.addcmul(x * cos, partner, sin)  # few passes over memory: half the time of four products
+        return turned if width == x_BHTE.shape[-1] else torch.cat((turned, x_BHTE[..., width:]), -1)
 
 
 # -- added to the attention logits --------------------------------------------------------------------------------

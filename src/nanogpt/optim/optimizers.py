@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from nanogpt.errors import UserError
 from nanogpt.optim.groups import Groups, check_cover, groups
+from nanogpt.optim.lean import lean, spare_the_compiler
 from nanogpt.optim.lion import Lion as LionOptimizer
 from nanogpt.optim.muon import Muon as MuonOptimizer
 from nanogpt.parts import at_least, between, build
@@ -59,7 +60,7 @@ class SGD:
         groups.refuse_rates("a step of sgd is as large as the gradient")
         nesterov = self.form == "nesterov"
         params = groups.split(self.lr, self.weight_decay)
-        return [torch.optim.SGD(params, lr=self.lr, momentum=self.momentum, nesterov=nesterov, foreach=True)]
+        return [lean(torch.optim.SGD)(params, lr=self.lr, momentum=self.momentum, nesterov=nesterov, foreach=True)]
 
 
 class RMSProp:
@@ -79,7 +80,7 @@ class RMSProp:
     def make(self, groups: Groups) -> list[Optimizer]:
         params = groups.split(self.lr, self.weight_decay)
         knobs: dict[str, Any] = {"lr": self.lr, "alpha": self.decay, "eps": self.eps, "momentum": self.momentum}
-        return [torch.optim.RMSprop(params, **knobs, foreach=True)]
+        return [lean(torch.optim.RMSprop)(params, **knobs, foreach=True)]
 
 
 class Adagrad:
@@ -99,7 +100,7 @@ class Adagrad:
 
     def make(self, groups: Groups) -> list[Optimizer]:
         params = groups.split(self.lr, self.weight_decay)
-        return [torch.optim.Adagrad(params, lr=self.lr, lr_decay=self.lr_decay, eps=self.eps, foreach=True)]
+        return [lean(torch.optim.Adagrad)(params, lr=self.lr, lr_decay=self.lr_decay, eps=self.eps, foreach=True)]
 
 
 class Adadelta:
@@ -117,7 +118,7 @@ class Adadelta:
 
     def make(self, groups: Groups) -> list[Optimizer]:
         params = groups.split(self.lr, self.weight_decay)
-        return [torch.optim.Adadelta(params, lr=self.lr, rho=self.decay, eps=self.eps, foreach=True)]
+        return [lean(torch.optim.Adadelta)(params, lr=self.lr, rho=self.decay, eps=self.eps, foreach=True)]
 
 
 class Adam:
@@ -141,7 +142,7 @@ class Adam:
         params = groups.split(self.lr, self.weight_decay)
         fused = all(p.device.type != "meta" for group in params for p in group["params"])  # meta has no kernels
         speed: dict[str, Any] = {"fused": fused} if self.fusible else {"foreach": True}
-        return [self.torch_class(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, **speed)]  # type: ignore[call-arg]
+        return [lean(self.torch_class)(params, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, **speed)]
 
 
 class AdamW(Adam):
@@ -275,6 +276,7 @@ OPTIMIZERS: dict[str, Callable[..., Rule]] = {
 def make_optimizers(text: str, model: nn.Module, *, precision: str = "fp32") -> list[Optimizer]:
     """The optimizers that `text` describes, over all of a model's parameters; none where it has none, as counts have.
     Groups keep their rate as `base_lr`."""
+    spare_the_compiler()
     rule: Rule = build(OPTIMIZERS, text, precision=precision)
     made = rule.make(groups(model)) if any(True for _ in model.parameters()) else []
     check_cover(model, made)

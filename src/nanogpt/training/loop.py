@@ -27,9 +27,11 @@ from nanogpt.training.world import World
 SampleWriter = Callable[[Any, Any, bool], str]
 """(model, tokenizer, whether the text is documents) -> text, written while training. Comes from above, since
 generate.py is not known here."""
+Observer = Callable[[Trainer], None]
+"""Attaches itself to a trainer that is ready to go, and looks inside while it trains. Comes from above too."""
 FREE = {
     "data.corpus", "train.steps", "train.eval_every", "train.checkpoint_every", "train.sample_every", "train.patience",
-    "train.accumulate", "train.device", "train.precision", "train.compile", "train.threads",
+    "train.accumulate", "train.device", "train.precision", "train.compile", "train.threads", "train.observe",
 }  # fmt: skip
 """Keys that may change when a run goes on: those that change neither the model nor the batches it has seen.
 A text may have moved: that it is the same is checked by its sha256."""
@@ -37,7 +39,7 @@ A text may have moved: that it is the same is checked by its sha256."""
 
 def train(config: RunConfig, *, out: Path | str = "runs", name: str | None = None, source: Path | str | None = None,
           run: Run | None = None, quiet: bool = False, on_event: Listener | None = None,
-          sampler: SampleWriter | None = None) -> Summary:  # fmt: skip
+          sampler: SampleWriter | None = None, observer: Observer | None = None) -> Summary:  # fmt: skip
     """Train a new run. `source`: a run whose weights it starts from. `run`: a folder that was already made for it
     (start.py, without torch, makes it before the slow imports). What ends before its first step leaves no folder."""
     world = World.from_environment()
@@ -48,7 +50,7 @@ def train(config: RunConfig, *, out: Path | str = "runs", name: str | None = Non
         with world.joined_on(_device_kind(config)):
             run = Run(world.share(str(run.path) if run else ""))
             with _at_work(run, world):
-                return _go(run, run.config(), world, None, listeners, sampler)
+                return _go(run, run.config(), world, None, listeners, sampler, observer)
     except Exception:  # not a kill nor Ctrl-C: what was interrupted can be resumed
         if run and world.is_main:
             with suppress(UserError, OSError), run.held():  # unless another process has taken it up meanwhile
@@ -57,7 +59,7 @@ def train(config: RunConfig, *, out: Path | str = "runs", name: str | None = Non
 
 
 def resume(path: Path | str, overrides: Iterable[str] = (), *, quiet: bool = False, on_event: Listener | None = None,
-           sampler: SampleWriter | None = None) -> Summary:  # fmt: skip
+           sampler: SampleWriter | None = None, observer: Observer | None = None) -> Summary:  # fmt: skip
     """Go on with a run from its last checkpoint, or from its beginning where it has none."""
     world = World.from_environment()
     run = Run.open(path)
@@ -81,7 +83,7 @@ def resume(path: Path | str, overrides: Iterable[str] = (), *, quiet: bool = Fal
             raise UserError(f"train.steps={config.train.steps}: this run has already taken {checkpoint.progress.step}")
         if world.is_main:
             checkpoints.clean(run)
-        return _go(run, config, world, checkpoint, listeners, sampler)
+        return _go(run, config, world, checkpoint, listeners, sampler, observer)
 
 
 def _at_work(run: Run, world: World) -> ExitStack:
@@ -94,7 +96,7 @@ def _at_work(run: Run, world: World) -> ExitStack:
 
 
 def _go(run: Run, config: RunConfig, world: World, checkpoint: Checkpoint | None, listeners: Sequence[Listener],
-        sampler: SampleWriter | None) -> Summary:  # fmt: skip
+        sampler: SampleWriter | None, observer: Observer | None) -> Summary:  # fmt: skip
     check(run, config, world)
     origin = None if checkpoint else _origin(run, config)
 
@@ -115,6 +117,8 @@ def _go(run: Run, config: RunConfig, world: World, checkpoint: Checkpoint | None
         trainer.restore(checkpoint)
     elif origin:
         load_weights(trainer.model, origin.weights, origin.path)
+    if observer and world.is_main and material.config.train.observe == "on" and trainer.parameters:
+        observer(trainer)
     return trainer.go()
 
 

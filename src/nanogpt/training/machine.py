@@ -24,10 +24,11 @@ DEVICE_RATE = {"cuda": {"fp32": 10e12, "bf16": 60e12}, "mps": {"fp32": 2e12, "bf
 """The same for small models on a whole accelerator: low guesses, their use is to tell minutes from hours."""
 COMPILE_FROM = {"cpu": 300.0, "cuda": 120.0}
 """Estimated seconds of a run from which compiling is taken to pay: it costs 15 to 35 s."""
-BF16_DIM = 256
-"""On a CPU with AMX, bf16 products take a sixth of the time, but autocast converts weights and activations in every
-step: work in proportion to dim, saved work to dim squared. Without AMX bf16 is slower at every width: measured on
-feed-forward layers 128 to 512 wide, 1.4 to 1.8 times."""
+BF16_DIM = {"AMX": 256, "AVX512_BF16": 128}
+"""Widths from which a CPU that multiplies bf16 trains faster in it: autocast converts weights and activations in every
+step, work in proportion to dim, and saves work in proportion to dim squared. Measured on a whole step of `modern`
+(docs/LOG.md): on AMD's Zen 5, which has AVX512_BF16 and no AMX, bf16 is 1.6 times as fast as fp32 at 128, 1.9 at 256,
+2.7 at 384. A CPU with neither has no such products, and bf16 is slower at every width, 1.4 to 1.8 times."""
 
 
 @dataclass
@@ -77,6 +78,13 @@ def _rate(kind: str, precision: str, threads: int) -> float:
 
 def has_amx() -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def bf16_kind() -> str | None:
+    """What multiplies bf16 on this CPU, a key of BF16_DIM; None where nothing does."""
+    if has_amx():
+        return "AMX"
+    return "AVX512_BF16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else None
 
 
 def has_compiler(kind: str) -> bool:
@@ -139,10 +147,10 @@ def _precision(kind: str, dim: int) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU multiplies it fastest"
         return "fp32", "this GPU has no bf16"
-    if kind == "cpu" and has_amx():
-        if dim >= BF16_DIM:
-            return "bf16", "this CPU has AMX"
-        return "fp32", f"below {BF16_DIM} wide, converting to bf16 costs what AMX saves"
+    if kind == "cpu" and (found := bf16_kind()):
+        if dim >= BF16_DIM[found]:
+            return "bf16", f"this CPU has {found}"
+        return "fp32", f"below {BF16_DIM[found]} wide, converting to bf16 costs what {found} saves"
     return "fp32", "bf16 is no faster here"
 
 

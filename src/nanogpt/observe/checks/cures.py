@@ -1,0 +1,88 @@
+"""What to type against an ailment: settings of ours by their keys, words for a module that is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanogpt.errors import UserError
+from nanogpt.spec import Spec, parse
+
+GOOD_SCHEMES = ("kaiming", "orthogonal", "mup", "deepnorm")
+"""Initialisations that keep the signal's size whatever the activation."""
+LIVELY = {"relu": "leaky_relu", "relu2": "leaky_relu", "relu6": "leaky_relu", "sigmoid": "silu", "tanh": "silu",
+          "hard_sigmoid": "silu", "hardtanh": "silu"}  # fmt: skip
+"""An activation that has a slope where this one has none."""
+
+
+class Cures:
+    """Cures for one run, whose settings say what it has already."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.ours = "model.dim" in settings
+
+    def initialisation(self) -> str:
+        """A start that keeps the signal's size; a norm or a residual where it has such a start."""
+        if not self.ours:
+            return (
+                "start with torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu') and zero biases, "
+                "or put a norm between the layers"
+            )
+        scheme = self._spec("model.init")
+        rest = scheme.knobs.get("rest", scheme)
+        name = rest.name if isinstance(rest, Spec) else str(rest)
+        if name not in GOOD_SCHEMES:
+            return "model.init=kaiming"
+        return self.norm()
+
+    def norm(self) -> str:
+        """What holds the signal's size whatever the weights become."""
+        if not self.ours:
+            return "put a norm between the layers, or a residual connection around them"
+        layout = self._spec("model.layout")
+        if layout.name == "none":
+            return "model.layout=pre model.norm=rmsnorm"
+        return "model.norm=rmsnorm" if self._spec("model.norm").name == "none" else self.slower(3)
+
+    def slower(self, times: float) -> str:
+        return self.rate(1 / times)
+
+    def rate(self, factor: float) -> str:
+        """The learning rate times a factor: `optim.optimizer.lr=0.003`."""
+        lr = self._spec("optim.optimizer").knobs.get("lr") if self.ours else None
+        if isinstance(lr, int | float) and lr > 0:
+            return f"optim.optimizer.lr={lr * factor:.1g}"
+        return f"a learning rate {_times(factor)}"
+
+    def activation(self, unit: str) -> str:
+        """Another activation where this unit has one: `model.ffn.act=leaky_relu`."""
+        if not self.ours:
+            return "an activation with a slope everywhere (torch.nn.LeakyReLU, torch.nn.SiLU)"
+        axis = "ffn" if ".ffn" in unit else "head" if unit.startswith("head") else "mixer"
+        knobs = self._spec(f"model.{axis}").knobs
+        act = knobs.get("act")
+        name = act.name if isinstance(act, Spec) else str(act)
+        if act is not None:
+            return f"model.{axis}.act={LIVELY.get(name, 'silu')}"
+        return "model.ffn=swiglu" if axis == "ffn" else "another activation"
+
+    def attention(self) -> str:
+        if not self.ours:
+            return "normalise queries and keys (QK-norm)"
+        if str(self._spec("model.mixer").knobs.get("qk_norm", "none")) == "none":
+            return "model.mixer.qk_norm=rmsnorm"
+        return self.slower(3)
+
+    def _spec(self, key: str) -> Spec:
+        """The part under a key, the first layer's where layers differ; one without knobs where it cannot be read."""
+        value = self.settings.get(key)
+        text = value[0] if isinstance(value, list) and value else value
+        try:
+            return parse(str(text).partition(" + ")[0].lstrip("0123456789*"))
+        except UserError:
+            return Spec("none")
+
+
+def _times(factor: float) -> str:
+    return f"{1 / factor:.2g} times smaller" if factor < 1 else f"{factor:.2g} times larger"

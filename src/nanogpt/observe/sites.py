@@ -1,0 +1,256 @@
+"""Where a model is observed, and what is taken there while it runs.
+
+Every module that has parameters or is an activation, leaf or composite, under its name in `named_modules`, and of gated
+units the product (`blocks.3.ffn`: what its matrix `out` reads). A tensor that several modules return has the name of
+the innermost. What is called several times in a pass is taken the first time; units count every time.
+
+B batch, T time, U units of a layer, N tokens or places where a layer was used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt.model.activations import Identity
+from nanogpt.model.ffn import Gated
+from nanogpt.observe.rest import PRODUCT, Rest, is_activation, rest_of
+from nanogpt.observe.statistics import FEWER, Rows
+from nanogpt.observe.store import Units
+
+NO_SITE = (nn.ModuleList, nn.ModuleDict, nn.Identity, nn.modules.dropout._DropoutNd, Identity)
+ROOT = "model"
+"""Name of a model that is one module."""
+HOPS = 4
+"""Modules without a matrix, such as norms, that may stand between a matrix and its activation."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module under observation. `rest`: of an activation."""
+
+    name: str
+    module: nn.Module
+    activation: bool = False
+    gated: bool = False
+
+
+def sites(model: nn.Module) -> list[Site]:
+    """The observed modules of a model, in its own order."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, NO_SITE):
+            continue
+        bends = is_activation(module)
+        if bends or next(module.parameters(), None) is not None:
+            found.append(Site(name or ROOT, module, bends, isinstance(module, Gated)))
+    return found
+
+
+@dataclass
+class Layer:
+    """Units of one layer, counted over a pass."""
+
+    site: Site
+    rest: Rest
+    active: Tensor
+    """(U,) places where each is active."""
+    places: int
+    bias: Tensor | None
+    norm: Tensor | None
+
+
+@dataclass
+class Taken:
+    """What one forward pass gave."""
+
+    activations: Rows = field(default_factory=lambda: Rows(FEWER))
+    layers: dict[str, Layer] = field(default_factory=dict)
+    edges: dict[str, Any] = field(default_factory=dict)
+    """Name -> where in the graph the gradient of that activation arrives."""
+    _outputs: dict[tuple[int, int, int], str] = field(default_factory=dict)
+    """(memory, numbers, version) of every tensor taken -> its name."""
+    _made: dict[int, tuple[nn.Module, int]] = field(default_factory=dict)
+    """Memory of an output -> the module that has made it, and the memory of what it read."""
+    _kept: list[Tensor] = field(default_factory=list)
+    """Every output, so that its memory is not used again within the pass."""
+
+
+class Watch:
+    """The hooks of one pass. `places`: the numbers of the real tokens among B T, where others are padding; `rests`: what
+    is known of activations from earlier passes."""
+
+    def __init__(self, found: list[Site], places: Tensor | None, shape: tuple[int, ...], rests: dict[str, Rest]) -> None:
+        self.sites, self.places, self.shape, self.rests = found, places, shape, rests
+        self.taken = Taken()
+
+    @contextmanager
+    def attached(self) -> Iterator[Taken]:
+        handles = []
+        for site in self.sites:
+            handles.append(site.module.register_forward_hook(self._hook(site)))
+            if site.gated:
+                handles.append(site.module.out.register_forward_pre_hook(self._product(site)))  # type: ignore[union-attr, arg-type]
+        try:
+            yield self.taken
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, site: Site) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            y = first_tensor(output)
+            if y is None:
+                return
+            x = first_tensor(inputs)
+            if site.activation:
+                self._units(site, y, x)
+            else:
+                self._record(site.name, y)
+            if x is not None and next(module.children(), None) is None:
+                self.taken._made[y.data_ptr()] = (module, x.data_ptr())
+
+        return hook
+
+    def _product(self, site: Site) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            y = first_tensor(inputs)
+            if y is not None:
+                self._units(site, y, None)
+
+        return hook
+
+    def _record(self, name: str, y: Tensor, saturated: float | Tensor = math.nan) -> None:
+        taken = self.taken
+        key = (y.data_ptr(), y.numel(), y._version)
+        if key in taken._outputs or name in taken.edges:
+            return
+        taken._outputs[key] = name
+        taken._kept.append(y)
+        taken.edges[name] = torch.autograd.graph.get_gradient_edge(y) if y.requires_grad else None
+        with torch.no_grad():
+            taken.activations.add(name, self.real(y), saturated)
+
+    @torch.no_grad()
+    def _units(self, site: Site, y: Tensor, x: Tensor | None) -> None:
+        rest = self._rest(site, x)
+        along = self._along(y, x)
+        resting = self.real(rest.resting(y))
+        U = y.shape[along]
+        rested = resting.movedim(along, -1).reshape(-1, U) if resting.ndim == y.ndim else resting.reshape(-1, U)
+        places = len(rested)
+        active = places - rested.sum(0)
+        with torch.enable_grad():
+            self._record(site.name, y, rested.float().mean() if rest.kind == "bounded" else math.nan)
+        layer = self.taken.layers.get(site.name)
+        if layer is None:
+            bias, norm = self._incoming(site, x, U)
+            self.taken.layers[site.name] = Layer(site, rest, active, places, bias, norm)
+        elif len(layer.active) == U:
+            layer.active, layer.places = layer.active + active, layer.places + places
+
+    def _rest(self, site: Site, x: Tensor | None) -> Rest:
+        if x is None:
+            return PRODUCT
+        if site.name not in self.rests:
+            self.rests[site.name] = rest_of(site.module, x.shape[self._along(x, x)])
+        return self.rests[site.name]
+
+    def _along(self, y: Tensor, x: Tensor | None) -> int:
+        """The dimension of the units: the channels of what a convolution has made, the last one elsewhere."""
+        if y.ndim < 3 or x is None:
+            return -1
+        convolved = any(isinstance(made, nn.modules.conv._ConvNd) for made in self._path(x.data_ptr()))
+        return 1 if convolved or y.ndim > 3 else -1
+
+    def real(self, y: Tensor) -> Tensor:
+        """Without padding, where the leading dimensions are those of the tokens."""
+        if self.places is None or tuple(y.shape[: len(self.shape)]) != self.shape:
+            return y
+        return y.flatten(0, len(self.shape) - 1)[self.places]
+
+    def _path(self, memory: int) -> list[nn.Module]:
+        """Modules that have made this tensor, the last first, back to one with a matrix."""
+        path: list[nn.Module] = []
+        while memory in self.taken._made and len(path) < HOPS:
+            made, memory = self.taken._made[memory]
+            path.append(made)
+            if _matrix(made) is not None:
+                break
+        return path
+
+    def _incoming(self, site: Site, x: Tensor | None, U: int) -> tuple[Tensor | None, Tensor | None]:
+        """Bias and norm of the incoming weights of each unit, (U,)."""
+        path = self._path(x.data_ptr()) if x is not None else []
+        if not path or _matrix(path[-1]) is None:  # what was computed in between has no name: the last that fits
+            parent = site.name if site.gated else site.name.rpartition(".")[0]
+            path = [m for m in self._siblings(parent) if _fits(m, U)][-1:]
+        bias = next((b for m in path if isinstance(b := getattr(m, "bias", None), Tensor)), None)
+        weight = _matrix(path[-1]) if path else None
+        if weight is None:
+            return None, None
+        square = weight.detach().float().flatten(1).square().sum(1)
+        return (None if bias is None else _per_unit(bias.detach().float(), U, torch.mean)), (
+            None if (total := _per_unit(square, U, torch.sum)) is None else total.sqrt()
+        )
+
+    def _siblings(self, parent: str) -> list[nn.Module]:
+        ran = {id(made) for made, _ in self.taken._made.values()}
+        return [s.module for s in self.sites if s.name.rpartition(".")[0] == parent and id(s.module) in ran]
+
+
+def _matrix(module: nn.Module) -> Tensor | None:
+    """(outputs, inputs, ...) of a module that has a weight matrix."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2 or isinstance(module, nn.Embedding):
+        return None
+    turned = isinstance(module, nn.modules.conv._ConvTransposeNd) or type(module).__name__ == "Conv1D"  # transformers'
+    return weight.transpose(0, 1) if turned else weight
+
+
+def _fits(module: nn.Module, U: int) -> bool:
+    weight = _matrix(module)
+    return weight is not None and (len(weight) % U == 0 or U % len(weight) == 0)
+
+
+def _per_unit(rows: Tensor, U: int, together: Any) -> Tensor | None:
+    """One number for each unit, where a unit has several neighbouring rows (maxout) or a row several units (CReLU)."""
+    if len(rows) % U == 0:
+        return together(rows.view(U, -1), 1)
+    return rows.repeat(U // len(rows)) if U % len(rows) == 0 else None
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first floating-point tensor with a dimension in what a module took or returned."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() and value.ndim and value.numel() else None
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return next((found for item in values if (found := first_tensor(item)) is not None), None)
+
+
+def counted(layers: dict[str, Layer], tokens: int) -> tuple[list[Units], dict[str, Any]]:
+    """The units and their arrays. A layer that was used in another number of places than the probe has tokens, as an
+    expert or a convolution is, has its share of the tokens; never, and always, stay what they are."""
+    units = [Units(name, len(layer.active), layer.rest.kind) for name, layer in layers.items()]
+    if not units:
+        return [], {}
+    active, bias, norm = [], [], []
+    for layer in layers.values():
+        count, nothing = layer.active, torch.full((len(layer.active),), math.nan, device=layer.active.device)
+        if layer.places != tokens:
+            share = (count * (tokens / max(1, layer.places))).round().long().clamp(1, max(1, tokens - 1))
+            count = torch.where(count == 0, 0, torch.where(count == layer.places, tokens, share))
+        active.append(count)
+        bias.append(nothing if layer.bias is None else layer.bias)
+        norm.append(nothing if layer.norm is None else layer.norm)
+    return units, {
+        "neurons/active": torch.cat(active).cpu().numpy().astype("uint32"),
+        "neurons/bias": torch.cat(bias).half().cpu().numpy(),
+        "neurons/norm": torch.cat(norm).half().cpu().numpy(),
+    }

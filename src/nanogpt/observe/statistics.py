@@ -1,0 +1,151 @@
+"""Moments and histograms of many tensors at a fixed cost: each tensor is read once, in few passes over the memory.
+
+R rows, N numbers in a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanogpt.observe.store import BINS, OCTAVES, STATISTICS
+
+LIMIT = 2**16
+"""Numbers of a parameter, its gradient or its update that are looked at: all of them up to here, evenly spaced ones of
+a larger one."""
+FEWER = 2**14
+"""The same for activations and their gradients, whose tensors are many: a mean over them is off by 0.008 standard
+deviations. Neurons are counted on every token."""
+AT_ONCE = 2**17
+"""Numbers that are worked on at once: they stay in a processor's cache."""
+KEYS = 2**11
+"""Distinct first 11 bits of a float32: the sign, 8 bits of exponent, 2 of mantissa. Four to an octave, as EDGES."""
+
+
+def sample(x: Tensor, limit: int = LIMIT) -> Tensor:
+    """At most `limit` evenly spaced numbers of a tensor, flat, float32. The step between them shares no factor with the
+    last dimension, so that every column of a matrix is seen as often."""
+    flat = x.detach().reshape(-1)
+    if len(flat) > limit:
+        step = -(-len(flat) // limit)
+        while math.gcd(step, x.shape[-1]) > 1:
+            step += 1
+        flat = flat[::step]
+    return flat.float()
+
+
+def moments(x: Tensor, saturated: Tensor | float = math.nan) -> NDArray[np.float64]:
+    """The columns STATISTICS of all numbers of a tensor, (9,); `saturated`: the share, or True where one is.
+
+    Of the whole population, as numpy has them by default: std divides by N, skew and kurtosis are the standardised
+    third and fourth moment (3 for a Gaussian), NaN where all numbers are equal.
+    """
+    rows = Rows(limit=max(1, x.numel()))
+    share = float(saturated.float().mean()) if isinstance(saturated, Tensor) else saturated
+    rows.add("", x, share)
+    return rows.results()[1][0].astype(np.float64)
+
+
+def histogram(x: Tensor) -> NDArray[np.int64]:
+    """Counts of all numbers of a tensor between EDGES, (323,), as `numpy.histogram` counts them (in float32)."""
+    rows = Rows(limit=max(1, x.numel()))
+    rows.add("", x)
+    return rows.results()[2][0].astype(np.int64)
+
+
+class Rows:
+    """The statistics of many named tensors. Those of equal length are worked on together: on a small model the number
+    of operations is what takes time."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self.names: list[str] = []
+        self._saturated: list[float | Tensor] = []
+        self._waiting: dict[tuple[int, torch.device], list[tuple[int, Tensor]]] = defaultdict(list)
+        self._done: list[tuple[list[int], Tensor, Tensor]] = []
+
+    def add(self, name: str, x: Tensor, saturated: float | Tensor = math.nan) -> None:
+        """`saturated`: the share of numbers near a bound; NaN where there is none. An empty tensor is left out."""
+        if not x.numel():
+            return
+        part = sample(x, self.limit)
+        waiting = self._waiting[len(part), part.device]
+        waiting.append((len(self.names), part.clone() if part.data_ptr() == x.data_ptr() else part))
+        self.names.append(name)
+        self._saturated.append(saturated)
+        if len(waiting) * len(part) >= AT_ONCE:
+            self._work(waiting)
+
+    def _work(self, waiting: list[tuple[int, Tensor]]) -> None:
+        places = [place for place, _ in waiting]
+        x_RN = torch.stack([part for _, part in waiting]) if len(waiting) > 1 else waiting[0][1][None]
+        waiting.clear()
+        self._done.append((places, *statistics(x_RN)))
+
+    def results(self) -> tuple[list[str], NDArray[np.float32], NDArray[np.uint32]]:
+        """Names, moments (R, 9) and histograms (R, 323), in the order in which they were added."""
+        for waiting in self._waiting.values():
+            if waiting:
+                self._work(waiting)
+        found = np.full((len(self.names), len(STATISTICS)), np.nan, np.float32)
+        counts = np.zeros((len(self.names), BINS), np.uint32)
+        for places, some, histograms in self._done:
+            found[places, :-1] = some.cpu().numpy()
+            counts[places] = folded(histograms.cpu().numpy())
+        found[:, -1] = [float(share) for share in self._saturated]
+        return self.names, found, counts
+
+
+def statistics(x_RN: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 rows -> (R, 8), STATISTICS but the last; (R, KEYS), how many numbers begin with which 11 bits."""
+    N = x_RN.shape[1]
+    high, low = x_RN.amax(1), x_RN.amin(1)
+    # Gradients of 1e-12 and activations of 1e12 both have a fourth power, once they are measured in their largest.
+    size = torch.maximum(high.abs(), low.abs())
+    size = torch.where(size > 0, size, 1.0)
+    mean = x_RN.mean(1)
+    away = (x_RN - mean[:, None]).div_(size[:, None])
+    square = away * away
+    second, third = square.mean(1), away.mul_(square).mean(1)
+    fourth = square.square_().mean(1)
+    counts = _counts(x_RN)
+    zero = (counts[:, 0] + counts[:, KEYS // 2 - 1]) / N
+    std = second.sqrt() * size
+    norm = torch.hypot(std, mean) * math.sqrt(N)
+    skew, kurtosis = third / second**1.5, fourth / second**2
+    return torch.stack([mean, std, skew, kurtosis, low, high, norm, zero], 1), counts
+
+
+def _counts(x_RN: Tensor) -> Tensor:
+    """How many numbers of each row have which key. A bin has its left edge; below zero that is the end farther from
+    zero, so a negative number is first moved one step towards zero, and -0.0 becomes the last key of the positive ones,
+    which no number has."""
+    R = len(x_RN)
+    bits = x_RN.contiguous().view(torch.int32)
+    key = (bits >> 31).add_(bits).bitwise_right_shift_(21).bitwise_and_(KEYS - 1)
+    if R > 1:
+        key += torch.arange(0, R * KEYS, KEYS, dtype=torch.int32, device=key.device)[:, None]
+    return torch.bincount(key.view(-1), minlength=R * KEYS).view(R, KEYS)
+
+
+def folded(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts by key -> by bin, (R, 323). What is not a number is in none, as with numpy."""
+    low, high = ((octave + 127) * 4 for octave in OCTAVES)
+    infinite = 255 * 4
+    up, down = counts[:, : KEYS // 2], counts[:, KEYS // 2 :]
+    near_zero = up[:, :low].sum(1) + up[:, -1] + down[:, :low].sum(1)
+    return np.concatenate(
+        [
+            down[:, high : infinite + 1].sum(1, keepdims=True),
+            down[:, low:high][:, ::-1],
+            near_zero[:, None],
+            up[:, low:high],
+            up[:, high : infinite + 1].sum(1, keepdims=True),
+        ],
+        1,
+    )

@@ -1,0 +1,99 @@
+"""Moments and histograms equal numpy's and scipy's, whatever the numbers are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from nanogpt.observe.statistics import LIMIT, Rows, histogram, moments, sample
+from nanogpt.observe.store import BINS, EDGES, STATISTICS
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    """All bits of a float64 at its disposal."""
+    return np.histogram(x.astype(np.float64), EDGES)[0]
+
+
+def test_the_bins_are_four_to_an_octave() -> None:
+    up = EDGES[EDGES > 0][:-1]
+    assert np.array_equal(up[::4], 2.0 ** np.arange(-32, 9)) and len(EDGES) == BINS + 1
+    assert np.array_equal(up[1:5] / up[0], [1.25, 1.5, 1.75, 2])
+
+
+@given(arrays(np.float32, some.integers(1, 200), elements=some.floats(width=32)))
+@settings(max_examples=300, deadline=None)
+def test_any_numbers_at_all(x: np.ndarray) -> None:
+    assert np.array_equal(histogram(torch.from_numpy(x)), expected(x))
+
+
+def test_numbers_on_the_edges_and_beside_them() -> None:
+    """A bin has its left edge, above zero and below."""
+    inner = EDGES[1:-1].astype(np.float32)
+    assert np.array_equal(inner, EDGES[1:-1]), "edges are exact in float32"
+    beside = [np.nextafter(inner, np.float32(way), dtype=np.float32) for way in (-np.inf, np.inf)]
+    x = np.concatenate([inner, *beside, np.float32([0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, 3e38, -3e38])])
+    assert np.array_equal(histogram(torch.from_numpy(x)), expected(x))
+    assert histogram(torch.tensor([math.nan, 1.0])).sum() == 1, "what is no number is in no bin"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    """In bf16 one number in 32 lies on an edge."""
+    x = (torch.randn(4096) * 3).to(dtype)
+    assert np.array_equal(histogram(x), expected(x.float().numpy()))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-6, 1.0, 1e15])
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_moments(size: float, shift: float) -> None:
+    """Of a skewed sample, at every size: gradients deep in a network have a fourth power too."""
+    x = (torch.from_numpy(np.random.default_rng().gamma(2.0, size=(50, 80))) - shift).mul(size).float()
+    x[3, 4:9] = 0
+    found = dict(zip(STATISTICS, moments(x), strict=True))
+    y = x.double().numpy().ravel()
+    want = {
+        "mean": y.mean(), "std": y.std(), "skew": stats.skew(y), "kurtosis": stats.kurtosis(y, fisher=False),
+        "min": y.min(), "max": y.max(), "norm": np.linalg.norm(y), "zero": (y == 0).mean(),
+    }  # fmt: skip
+    for key, value in want.items():
+        assert found[key] == pytest.approx(value, rel=2e-3 if key in ("skew", "kurtosis") else 2e-5), key
+    assert math.isnan(found["saturated"])
+
+
+def test_a_constant_has_no_shape() -> None:
+    found = dict(zip(STATISTICS, moments(torch.full((7,), 0.5)), strict=True))
+    assert found["std"] == 0 and found["mean"] == 0.5 and math.isnan(found["skew"]) and math.isnan(found["kurtosis"])
+    nothing = dict(zip(STATISTICS, moments(torch.zeros(7)), strict=True))
+    assert nothing["zero"] == 1 and nothing["norm"] == 0
+
+
+def test_many_tensors_at_once_are_as_each_alone() -> None:
+    """Of equal and of different lengths, in any order, changed after they were taken."""
+    sizes = [(3,), (40, 50), (3,), (), (40, 50), (7, 7), *[(9000,)] * 40]
+    tensors = [torch.randn(size) * 10.0 ** (-number % 7) for number, size in enumerate(sizes)]
+    rows, before = Rows(), [x.clone() for x in tensors]
+    for number, x in enumerate(tensors):
+        rows.add(str(number), x)
+        x.zero_()
+    names, found, counts = rows.results()
+    assert names == [str(number) for number in range(len(tensors))]
+    for x, line, bins in zip(before, found, counts, strict=True):
+        assert np.allclose(line[:-1], moments(x)[:-1], rtol=1e-4, equal_nan=True)
+        assert np.array_equal(bins, histogram(x))
+
+
+def test_of_a_large_tensor_every_column_is_seen_alike() -> None:
+    x = torch.arange(384).repeat(1024, 1).float()
+    part = sample(x)
+    assert LIMIT / 2 < len(part) <= LIMIT
+    often = np.bincount(part.long().numpy(), minlength=384)
+    assert often.max() - often.min() <= 1
+    small = torch.randn(64, 64)
+    assert torch.equal(sample(small), small.flatten()), "all of a small one"
