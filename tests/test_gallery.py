@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -314,10 +313,24 @@ def test_a_budget_that_cannot_be_met_is_refused_with_one_that_can() -> None:
 
 
 def test_what_became_of_it_is_one_line() -> None:
-    line = became(scaled("gpt2", "10M"), "10M")
+    large = ["tokenizer=gpt2"]
+    line = became(scaled("gpt2", "10M", large), "10M")
     assert "vocabulary 50,257" in line and "of what was asked" not in line
-    line = became(scaled("gpt2", "1M"), "1M")  # most of it is the vocabulary: widths are far apart
+    line = became(scaled("gpt2", "1M", large), "1M")  # most of it is the vocabulary: widths are far apart
     assert "of what was asked" in line and "\n" not in line
+
+
+def test_a_large_vocabulary_of_the_preset_gives_way_and_one_that_was_asked_for_stays(tmp_path: Path) -> None:
+    for budget in ("300K", "1M", "10M"):
+        config = scaled("gpt2", budget)
+        assert config.tokenizer == "bpe(vocab_size=2048)" and config.model.vocab_size == 0
+        total = cost(config.model.model_copy(update={"vocab_size": 2048})).total
+        assert abs(total / parse_budget(budget) - 1) <= 0.1
+    assert scaled("gpt2", "10M", ["tokenizer=gpt2"]).tokenizer == "gpt2"
+    own = tmp_path / "own.toml"
+    own.write_text(presets()["gpt2"].read_text())
+    assert scaled(str(own), "10M").tokenizer == "gpt2"
+    assert scaled("gpt2", "1M", ["tokenizer=char"]).tokenizer == "char"
 
 
 def test_growing_is_scaling_too() -> None:
@@ -338,26 +351,6 @@ def test_a_family_can_say_its_card(name: str) -> None:
     assert found.architecture
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIRST)
-def test_a_family_learns(name: str) -> None:
-    config = scaled(name, "300K", ["tokenizer=bpe(vocab_size=512)", "model.context=32"]).model
-    model = LanguageModel(config.model_copy(update={"vocab_size": 64}))
-    model.initialise(1)
-    ids = (DOCS.parent / "README.md").read_bytes()[: 4 * 33]
-    batch = torch.tensor(list(ids)).clamp(max=95)[:132].remainder(64).view(4, 33)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(20):
-        loss = model.losses(batch[:, :-1], batch[:, 1:])["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] < 1.6 * math.log(64)
-    assert losses[-1] < losses[0] - 0.5
-
-
 # ---- pages
 
 
@@ -371,7 +364,9 @@ def _maker() -> Any:
 
 def test_there_is_a_page_for_each_family_and_no_other() -> None:
     expected = {"README.md", *(f"{name}{end}" for name in FAMILIES for end in (".md", ".svg"))}
-    assert {p.name for p in (DOCS / "families").iterdir()} == expected, "run: python docs/make_families.py"
+    measured = {"speed.md"}  # by benchmarks/families.py
+    found = {p.name for p in (DOCS / "families").iterdir()} - measured
+    assert found == expected, "run: python docs/make_families.py"
 
 
 @pytest.mark.parametrize(

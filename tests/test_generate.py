@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from nanogpt.errors import UserError
 from nanogpt.generate import Sampling, choose, distribution, generate, stream
+from nanogpt.model import prepared as preparing
 from nanogpt.model.language_model import LanguageModel
+from nanogpt.model.prepared import Prepared, prepared
 from tests.helpers import TINY, VOCAB, scrambled
 
 GREEDY = Sampling(temperature=0)
@@ -19,6 +22,8 @@ MODELS: dict[str, dict[str, Any]] = TINY | {
     "window": {"mixer": ["attention(heads=2, window=3)", "attention(heads=2)"], "position": "rotary", "ffn": "mlp"},
     "none": {"mixer": "attention(heads=2)", "ffn": "mlp", "norm": "rmsnorm"},
     "bigram": {"n_layers": 0, "dim": VOCAB, "head": "none"},
+    "alibi": {"mixer": "attention(heads=4, kv_heads=2)", "ffn": "geglu", "norm": "rmsnorm", "position": "alibi"},
+    "lstm": {"mixer": "lstm", "ffn": "mlp", "norm": "layernorm"},
 }
 PROMPTS = [[3], [1, 2, 3, 4, 5], [7, 7], list(range(12)), [12] * 8]
 
@@ -210,3 +215,86 @@ def test_settings_out_of_range(wrong: dict[str, Any], words: str) -> None:
 def test_a_prompt_must_have_a_token(prompts: list[list[int]]) -> None:
     with pytest.raises(UserError, match="prompt"):
         generate(scrambled(), prompts, 3)
+
+
+# ---- weights made ready
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices are prepared as large ones are, and laid out anew at the second product."""
+    monkeypatch.setattr(preparing, "WORTH", 0)
+    monkeypatch.setattr(preparing, "PACK_FROM", 2)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("name", MODELS)
+def test_prepared_weights_write_the_same_text(name: str) -> None:
+    model = scrambled(**MODELS[name])
+    ready = prepared(model)
+    kinds = {type(p) for p in ready.parameters() if p.ndim == 2}
+    assert kinds <= {Prepared} and not any(isinstance(p, Prepared) for p in model.parameters())
+    ids = torch.randint(VOCAB, (3, 8))
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(ready(ids), model(ids), atol=1e-5, rtol=1e-4)
+    for prompt, new in zip(PROMPTS, generate(model, PROMPTS, 14, GREEDY), strict=True):
+        expected = naive(model, prompt, 14)
+        assert new[: len(expected)] == expected
+
+
+def matrix(n_out: int, n_in: int) -> tuple[torch.nn.Linear, torch.Tensor]:
+    """A layer and inputs, with one row of zeros and one of large numbers."""
+    layer = torch.nn.Linear(n_in, n_out)
+    with torch.no_grad():
+        layer.weight[0], layer.weight[1] = 0.0, layer.weight[1] * 1e4
+    return layer, torch.randn(3, 2, n_in)
+
+
+def bf16(x: torch.Tensor) -> np.ndarray:
+    """Rounded to the nearest number of 8 bits of mantissa, by its bits."""
+    bits = x.numpy().astype(np.float32).view(np.uint32).astype(np.uint64)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
+    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def int8(weight: torch.Tensor) -> np.ndarray:
+    """Each row as whole numbers of steps, 127 of which are its largest number, the step in bf16."""
+    steps = bf16(weight.abs().amax(1, keepdim=True) / 127)
+    steps[steps == 0] = 1
+    return np.clip(np.round(weight.numpy() / steps), -127, 127) * steps
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (33, 64), (8, 100), (48, 16), (1, 1)])
+@pytest.mark.parametrize(("precision", "rounded"), [("bf16", bf16), ("int8", int8)])
+def test_lower_precisions_are_what_they_say(shape: tuple[int, int], precision: Any, rounded: Any) -> None:
+    layer, x = matrix(max(2, shape[0]), shape[1])
+    with torch.no_grad():
+        y = prepared(layer, precision)(x)
+        weight, bias = rounded(layer.weight), layer.bias.double().numpy()
+    terms = np.abs(bf16(x)) @ np.abs(weight).T
+    assert y.dtype == torch.float32
+    assert (np.abs(y.numpy() - (bf16(x) @ weight.T + bias)) <= 2.0**-8 * terms + 1e-6).all()
+    plain = x.double().numpy() @ layer.weight.detach().double().numpy().T + bias
+    apart = np.abs(y.numpy() - plain).max()
+    assert apart > 1e-5 or shape == (1, 1)  # it did round
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_writing_in_lower_precision(precision: Any) -> None:
+    model = scrambled(**TINY["gpt2"])  # tied: the table is looked up as it was
+    ready = prepared(model, precision)
+    ids = torch.randint(VOCAB, (2, 8))
+    with torch.no_grad():
+        near, exact = ready(ids), model(ids)
+        assert torch.equal(ready.embed(ids, ready.flow(ids)), model.embed(ids, model.flow(ids)))
+    assert 1e-4 < (near - exact).abs().max() < 0.1
+    text = generate(model, PROMPTS, 12, GREEDY, precision=precision)
+    assert [len(row) for row in text] == [12] * len(PROMPTS)
+    assert text == generate(ready, PROMPTS, 12, GREEDY)
+    assert prepared(ready).embed.weight is ready.embed.weight
+
+
+def test_an_unknown_precision() -> None:
+    with pytest.raises(UserError, match=r"precision=int9; did you mean 'int8'"):
+        generate(scrambled(), [[1]], 3, precision="int9")  # type: ignore[arg-type]

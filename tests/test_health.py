@@ -206,7 +206,7 @@ def test_weights_that_are_not_finite_come_first(tmp_path: Path) -> None:
 def test_what_is_planted_in_one_layer_is_found_there(
     tmp_path: Path, array: str, value: float, where: str, words: str
 ) -> None:
-    run = make_run(tmp_path, steps=100, layers=3, heads=2)
+    run = make_run(tmp_path, steps=1000, layers=3, heads=2)
 
     def plant(seen: Observation) -> None:
         if array.startswith("output"):

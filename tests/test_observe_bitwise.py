@@ -144,7 +144,12 @@ class Convolved(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Flatten(), nn.LazyLinear(5)
+            nn.Conv2d(1, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.LazyLinear(5),
         )
         self.register_buffer("passes", torch.zeros(()))
 

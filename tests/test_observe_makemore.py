@@ -1,9 +1,10 @@
-"""The diagnostics of makemore's third lecture ("Activations & Gradients, BatchNorm"), as anyone's own module and loop see
-them through `observe`: REFERENCES.md has the notebook's numbers."""
+"""The diagnostics of makemore's third lecture ("Activations & Gradients, BatchNorm"), on a module and in a loop that
+are not ours, through `observe`, beside the numbers of the notebook."""
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,14 @@ class Network(nn.Module):
         self.table = nn.Embedding(27, WIDTH)
         sizes = [CONTEXT * WIDTH, *[HIDDEN] * 5]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.Tanh()]
         self.layers = nn.Sequential(*layers, nn.Linear(HIDDEN, 27, bias=False), nn.BatchNorm1d(27))
         with torch.no_grad():
             for module in self.layers:
                 if isinstance(module, nn.Linear):
                     module.weight.normal_().div_(module.in_features**0.5)
-            self.layers[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
+            self.layers[-1].weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(self.table(x).flatten(1))

@@ -102,7 +102,7 @@ def test_how_often_each_unit_is_active() -> None:
     """Counted by hand, rarely and always included."""
     model = planted(nn.ReLU(), [0, 1], 99.0)
     with torch.no_grad():
-        model[0].bias[2:4] = -7.0  # type: ignore[union-attr, index, operator]
+        model[0].bias[2:4] = -7.0
     x = torch.randn(TOKENS, 8)
     seen = seen_of(model, x)
     count = (model[0](x) > 0).sum(0)
@@ -126,18 +126,18 @@ def test_planted_in_a_language_model(ffn: str) -> None:
     with torch.no_grad():
         if ffn.startswith("mlp"):
             name, dead = "blocks.1.ffn.act", [2, 3, 17]
-            model.blocks[1].ffn.up.bias[dead] = -99.0  # type: ignore[union-attr, index, operator]
+            model.blocks[1].ffn.up.bias[dead] = -99.0
         elif ffn.startswith("clamped"):  # (u + 1) keeps a unit open where only up is zero
             name, dead = "blocks.1.ffn", [2, 3, 17]
-            model.blocks[1].ffn.gate.weight[dead] = 0.0  # type: ignore[union-attr, index, operator]
+            model.blocks[1].ffn.gate.weight[dead] = 0.0
         else:
             name, dead = "blocks.1.ffn", [2, 3, 17]
-            model.blocks[1].ffn.up.weight[dead] = 0.0  # type: ignore[union-attr, index, operator]
+            model.blocks[1].ffn.up.weight[dead] = 0.0
     seen = look(model, Probe(lambda: model.losses(ids, ids)["loss"], tokens=320))
     for units in seen.units:
         assert np.flatnonzero(seen.active(units.name) == 0).tolist() == (dead if units.name == name else []), units
     norms = dict(zip([u.name for u in seen.units], np.split(seen.arrays["neurons/norm"], len(seen.units)), strict=True))
-    up = model.blocks[1].ffn.up.weight.detach().norm(dim=1)  # type: ignore[union-attr, operator]
+    up = model.blocks[1].ffn.up.weight.detach().norm(dim=1)
     assert np.allclose(norms[name], up, rtol=1e-2)
     gate = getattr(model.blocks[1].ffn, "gate", None)
     if "blocks.1.ffn.act" in norms and gate is not None:
@@ -148,13 +148,13 @@ def test_units_of_a_convolution_are_its_channels() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv1d(1, 1, 1))
     model = model[:3]
     with torch.no_grad():
-        model[1].bias[4] = -99.0  # type: ignore[union-attr, index, operator]
+        model[1].bias[4] = -99.0
     x = torch.randn(7, 3, 5, 5)
     seen = look(model, Probe(lambda: model(x).mean(), tokens=7))
     assert np.flatnonzero(seen.active("2") == 0).tolist() == [4]
     assert ((seen.active("2") > 0) & (seen.active("2") <= 1)).sum() == 5, "a share of the probe's examples"
     assert seen.arrays["neurons/bias"][4] == -99, "what keeps a unit down after a norm is the norm's bias"
-    assert np.allclose(seen.arrays["neurons/norm"], model[0].weight.detach().flatten(1).norm(dim=1), rtol=1e-3)  # type: ignore[union-attr, operator]
+    assert np.allclose(seen.arrays["neurons/norm"], model[0].weight.detach().flatten(1).norm(dim=1), rtol=1e-3)
     flat = nn.Sequential(nn.Conv1d(2, 6, 3), nn.Tanh())
     assert [(u.name, u.count) for u in seen_of(flat, torch.randn(4, 2, 9)).units] == [("1", 6)]
 
@@ -163,7 +163,7 @@ def test_several_inputs_or_outputs_a_unit() -> None:
     for act, units in (("maxout(k=2)", 24), ("crelu", 48)):
         model, ids = scrambled(ffn=f"mlp(act='{act}', hidden=24)", n_layers=1), tokens(4, 8)
         seen = look(model, Probe(lambda: model.losses(ids, ids)["loss"]))  # noqa: B023
-        square = model.blocks[0].ffn.up.weight.detach().square().sum(1)  # type: ignore[union-attr, operator]
+        square = model.blocks[0].ffn.up.weight.detach().square().sum(1)
         rows = square.view(24, -1).sum(1).sqrt().repeat(units // 24)
         assert seen.units[0].count == units
         assert np.allclose(seen.arrays["neurons/norm"], rows, rtol=1e-2)
@@ -188,8 +188,8 @@ def test_a_part_that_runs_for_every_token() -> None:
     model, ids = scrambled(mixer="rnn(act=relu)", position="none", n_layers=1, ffn="none"), tokens(6, 8)
     seen = look(model, Probe(lambda: model.losses(ids, ids)["loss"], tokens=48))
     states = []
-    act = model.blocks[0].mixer.act  # type: ignore[union-attr]
-    handle = act.register_forward_hook(lambda m, i, o: states.append(o > 0))  # type: ignore[union-attr, operator]
+    act = model.blocks[0].mixer.act
+    handle = act.register_forward_hook(lambda m, i, o: states.append(o > 0))
     model(ids)
     handle.remove()
     assert np.array_equal(seen.arrays["neurons/active"], torch.stack(states).sum((0, 1)).numpy())

@@ -562,6 +562,9 @@ def test_choices_follow_from_the_run_and_not_from_the_clock(
     assert small == machine.choose(wanted, dim=64, flops=1e9) and small.compile == "off"
     monkeypatch.setattr(machine, "choose_device", lambda wanted, local_rank=0: "cpu")
     monkeypatch.setattr(machine, "has_compiler", lambda kind: True)
+    monkeypatch.setattr(machine, "bf16_kind", lambda: "AVX512_BF16")
+    assert machine.choose(wanted, dim=512, flops=1e15).compile == "off"
+    monkeypatch.setattr(machine, "bf16_kind", lambda: "AMX")
     assert machine.choose(wanted, dim=512, flops=1e15).compile == "on"
     assert machine.choose(wanted, dim=512, flops=1e15, loops=True).compile == "off"
     monkeypatch.setattr(machine, "has_compiler", lambda kind: False)

@@ -81,8 +81,13 @@ def test_beside_every_colour_is_a_dash_or_a_marker(run: Run, other: Run, name: s
             continue  # cells are told apart by lightness, ridges by their place
         marker = str(trace.get("marker", {}).get("symbol", "")) if "markers" in trace["mode"] else ""
         look = (line.get("dash", "solid"), marker, str(line["width"]), trace.get("yaxis", "y"))
-        assert looks.setdefault(look, line["color"]) == line["color"] or trace.get("hoverinfo") == "skip" or (
-            line["dash"] == "dot" and "rgba" in line["color"]  # where a run began: its line at the step shown is beside
+        assert (
+            looks.setdefault(look, line["color"]) == line["color"]
+            or trace.get("hoverinfo") == "skip"
+            or (
+                line["dash"] == "dot"
+                and "rgba" in line["color"]  # where a run began: its line at the step shown is beside
+            )
         ), f"{trace['name']} is told from another by its colour alone"
 
 
@@ -122,9 +127,9 @@ def test_a_thinned_line_keeps_its_spikes_and_its_order(seed: int) -> None:
     assert (y[places] == kept_y).all()
 
 
-def test_a_smoothed_line_is_the_weighted_mean_of_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smoothed_line_is_the_weighted_mean_of_what_was_before() -> None:
     y = np.random.default_rng(5).normal(2, 1, 600)
-    keep = 1 - 150 / 600
+    keep = 1 - 1 / 8
     weights = keep ** np.arange(600)[::-1]
     for n in (0, 1, 50, 599):
         expected = (weights[599 - n :] * y[: n + 1]).sum() / weights[599 - n :].sum()
@@ -156,8 +161,7 @@ def test_nobody_knows_the_unit_or_the_operations_of_a_foreign_module(run: Run, f
 
 def test_numbers_that_are_not_finite_or_not_numbers_are_not_drawn(tmp_path: Path) -> None:
     run = make_run(tmp_path, observed=False, steps=3)
-    rows = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": math.nan}, {"step": 3, "train/loss": "high"},
-            {"step": 4, "train/loss": True}, {"step": 5, "train/loss": 1.0}, {"step": 6, "train/loss": math.inf}]  # fmt: skip
+    rows = [{"step": n + 1, "train/loss": loss} for n, loss in enumerate([2.0, math.nan, "high", True, 1.0, math.inf])]
     (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 7, "tra')
     (line,) = views.curves(run).data
     assert list(line.x) == [1, 5]
@@ -242,7 +246,9 @@ def test_the_map_shows_exactly_the_dead_neurons(run: Run) -> None:
         frame = next(frame for frame in figure.frames if frame.name == str(step))
         return set(texts[np.asarray(frame.data[0].z) == 0])
 
-    planted = {(f"blocks.{layer}.ffn.act[{unit}]", step) for layer, units in DEAD.items() for unit, step in units.items()}
+    planted = {
+        (f"blocks.{layer}.ffn.act[{unit}]", step) for layer, units in DEAD.items() for unit, step in units.items()
+    }
     for step in (0, 200, 400):
         assert dead_at(step) == {name for name, since in planted if since <= step}
     alive = set(texts.ravel()) - {name for name, _ in planted}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt.config import ModelConfig, RunConfig, compose
+from nanogpt.config import ModelConfig, RunConfig, compose, presets
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import resolve_model
@@ -42,15 +42,20 @@ def parse_budget(text: str) -> int:
 
 def scaled(preset: str, budget: str, overrides: Iterable[str] = ()) -> RunConfig:
     """A preset, changed as the overrides say, at so many parameters. They change the model before it is scaled, except
-    for `model.context`, which is what the scaled one gets."""
+    for `model.context`, which is what the scaled one gets. A preset's own tokenizer that is larger than the default one
+    gives way to it: GPT-2's 50,257 tokens would be nearly all of a small model."""
     overrides = list(overrides)
     published = compose(preset, [o for o in overrides if not o.startswith("model.context=")])
+    usual = RunConfig.model_fields["tokenizer"].default
+    named = preset not in presets() or any(o.startswith("tokenizer=") for o in overrides)
+    if not named and expected_size(published.tokenizer)[0] > expected_size(usual)[0]:
+        published = published.model_copy(update={"tokenizer": usual})
     context = min(CONTEXT, published.model.context)
     if len(overrides) > len([o for o in overrides if not o.startswith("model.context=")]):
         context = compose(preset, overrides).model.context
     model = scale_model(published.model, parse_budget(budget), context, expected_size(published.tokenizer)[0])
-    named = f"{preset.removesuffix('.toml')}-{budget.strip().upper()}"
-    return published.model_copy(update={"preset": named, "model": model})
+    name = f"{preset.removesuffix('.toml')}-{budget.strip().upper()}"
+    return published.model_copy(update={"preset": name, "model": model})
 
 
 def became(config: RunConfig, budget: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,20 @@ def init(
     nanogpt init makemore-mlp --json
     """
     preset, overrides = split_arguments(arguments)
-    config = _config(preset, overrides, scale)
+    config, parts = _config(preset, overrides, scale)
+    import numpy as np
+
+    with parts, np.errstate(all="ignore"):  # a start that overflows is one of those to be told of
+        facts = _look(config)
+    facts["next"] = _next(preset, overrides, scale, facts["cure"]["settings"]) if facts["cure"] else ""
+    if json:
+        return print_json(facts)
+    from nanogpt.cli.depth import screen
+
+    return screen(facts)
+
+
+def _look(config: RunConfig) -> dict[str, Any]:
     from nanogpt.observe.initial import examine
     from nanogpt.observe.look import look, probe_of_config
     from nanogpt.observe.remedy import Cure, measured
@@ -48,16 +62,13 @@ def init(
     found: Cure | None = None
     if start.faults:
         start, found = measured(config, model, probe, start)
-    facts = {**head, **start.as_dict(), "cure": found.as_dict() if found else None}
-    facts["next"] = _next(preset, overrides, scale, found.settings) if found else ""
-    if json:
-        return print_json(facts)
-    from nanogpt.cli.depth import screen
-
-    return screen(facts)
+    return {**head, **start.as_dict(), "cure": found.as_dict() if found else None}
 
 
-def _config(preset: str | None, overrides: list[str], scale: str | None) -> RunConfig:
+def _config(
+    preset: str | None, overrides: list[str], scale: str | None
+) -> tuple[RunConfig, AbstractContextManager[Any]]:
+    """The configuration, and where its own parts are looked for while it is built."""
     from nanogpt.config import DEFAULT_PRESET, change, compose
     from nanogpt.runs import Run
 
@@ -65,12 +76,13 @@ def _config(preset: str | None, overrides: list[str], scale: str | None) -> RunC
     if (Path(name) / "config.json").is_file():
         if scale is not None:
             raise UserError(f"--scale: {name} is a run, and its size is what it is; nearest: the preset it was made of")
-        return change(Run.open(name).config(), overrides)
+        run = Run.open(name)
+        return change(run.config(), overrides), run.own_parts()
     if scale is None:
-        return compose(name, overrides)
+        return compose(name, overrides), nullcontext()
     from nanogpt.scale import scaled
 
-    return scaled(name, scale, overrides)
+    return scaled(name, scale, overrides), nullcontext()
 
 
 def _next(preset: str | None, overrides: list[str], scale: str | None, settings: str) -> str:

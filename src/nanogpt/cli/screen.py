@@ -79,7 +79,8 @@ def _totals(found: Mapping[str, Any]) -> list[Text]:
         totals.append(f"; {found['dead']:,} of {found['neurons']:,} neurons dead ({share:.0%})", "default")
     made.append(totals)
     if found["loss"] is not None and found["loss_first"] is not None:
-        made.append(Text(f"{'':6}loss of the probe {found['loss_first']:.2f} -> {found['loss']:.2f} nats a token"))
+        unit = " nats a token" if found["preset"] else ""
+        made.append(Text(f"{'':6}loss of the probe {found['loss_first']:.3g} -> {found['loss']:.3g}{unit}"))
     return made
 
 

@@ -32,16 +32,20 @@ def attend_causally(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, scale: float
 
 
 class Causal(torch.autograd.Function):
-    """Its own backward pass, from the weights p: dv = p^T g, ds = p (g v^T - sum(p g v^T)), dq = ds k, dk = ds^T q."""
+    """Its own backward pass, from the weights p: dv = p^T g, ds = p (g v^T - sum(p g v^T)), dq = ds k, dk = ds^T q.
+
+    The scale goes into the queries, so that nothing of size T^2 is multiplied by it.
+    """
 
     @staticmethod
     def forward(ctx: Any, q_NTE: Tensor, k_NTE: Tensor, v_NTE: Tensor, scale: float) -> Tensor:
+        q_NTE = q_NTE * scale
         out_NTE, weights = torch.empty_like(q_NTE), []
         for start, end in _blocks(q_NTE):
-            logits = torch.bmm(q_NTE[:, start:end], k_NTE[:, :end].mT).float().mul_(scale)
+            logits = torch.bmm(q_NTE[:, start:end], k_NTE[:, :end].mT)
             later = torch.ones(end - start, end - start, dtype=torch.bool, device=q_NTE.device).triu_(1)
             logits[:, :, start:end].masked_fill_(later, float("-inf"))
-            p = logits.softmax(-1).to(q_NTE.dtype)
+            p = logits.softmax(-1)  # in fp32 inside, whatever its ends
             out_NTE[:, start:end] = torch.bmm(p, v_NTE[:, :end])
             weights.append(p)
         ctx.save_for_backward(q_NTE, k_NTE, v_NTE, *weights)
@@ -50,17 +54,17 @@ class Causal(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_NTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        q_NTE, k_NTE, v_NTE, *weights = ctx.saved_tensors
+    def backward(ctx: Any, grad_NTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q_NTE, k_NTE, v_NTE, *weights = ctx.saved_tensors  # q times the scale
         dq, dk, dv = torch.empty_like(q_NTE), torch.zeros_like(k_NTE), torch.zeros_like(v_NTE)
         for (start, end), p in zip(_blocks(q_NTE), weights, strict=True):
             grad = grad_NTE[:, start:end]
-            dv[:, :end] += torch.bmm(p.mT, grad)
+            dv[:, :end].baddbmm_(p.mT, grad)
             dp = torch.bmm(grad, v_NTE[:, :end].mT)
-            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype).mul_(ctx.scale)
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
             dq[:, start:end] = torch.bmm(ds, k_NTE[:, :end])
-            dk[:, :end] += torch.bmm(ds.mT, q_NTE[:, start:end])
-        return dq, dk, dv, None
+            dk[:, :end].baddbmm_(ds.mT, q_NTE[:, start:end])
+        return dq.mul_(ctx.scale), dk, dv, None
 
 
 def _blocks(q_NTE: Tensor) -> list[tuple[int, int]]:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from nanogpt.errors import UserError, nearest
 
 Precision = Literal["fp32", "bf16", "int8"]
-WORTH = 2**19
-"""Multiplications from which on oneDNN's 10 microseconds of start pay."""
+WORTH = 2**18
+"""Numbers in a matrix from which on oneDNN's 10 microseconds of start pay; fewer where there are many rows."""
+FREE = 4
+"""Rows whose product takes no longer than that of one."""
 FEW = 16
 """Rows of a usual batch: weights are laid out for so many, and a matrix too small for them is left alone."""
 PACK_FROM = 8
@@ -63,7 +65,7 @@ def _copy(module: Any, make: Callable[[Tensor], Product], done: dict[int, Any]) 
 def _prepare(weight: Tensor | None, make: Callable[[Tensor], Product]) -> Tensor | None:
     if weight is None or weight.ndim != 2 or weight.dtype != torch.float32 or isinstance(weight, Prepared):
         return weight
-    if make is Product and weight.numel() * FEW < WORTH:
+    if make is Product and weight.numel() * FEW < WORTH * FREE:
         return weight
     matrix = Tensor._make_subclass(Prepared, weight.detach())
     matrix.make = make
@@ -99,7 +101,7 @@ class Product:
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows * self.weight.numel() < WORTH or x.dtype != torch.float32:
+        if self.weight.numel() * max(rows, FREE) < WORTH * FREE or x.dtype != torch.float32:
             return F.linear(x, self.weight, bias)
         self._calls += rows > 1
         if self._calls == PACK_FROM:

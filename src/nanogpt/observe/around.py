@@ -79,6 +79,8 @@ class Observer:
     # ---- around a step
 
     def _before(self, *_: Any) -> None:
+        if self.failed:
+            return
         number = self.step() + 1
         if self.steps == 0 and so_far(number) != self._length:
             self._safely(self._thin)
@@ -113,9 +115,8 @@ class Observer:
             return None
 
     def end(self, reason: str) -> None:
-        """Go away, and say why."""
+        """Do nothing any more, and say why. The hooks stay until `close`: one may be running right now."""
         self.failed = True
-        self.close()
         self.say(f"observing ended at step {self.step()}: {reason}; training goes on without it")
 
 

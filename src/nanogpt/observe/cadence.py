@@ -19,9 +19,9 @@ def due(step: int, steps: int) -> bool:
 
 
 def so_far(step: int) -> int:
-    """For a run whose length nobody knows: the length to go by at this step, doubled whenever the run outgrows it, so
-    that there are TIMES to 2 TIMES looks at any moment once the old ones are thinned."""
-    length = 2 * TIMES
-    while length <= step:
+    """For a run whose length nobody knows: the length to go by at this step, doubled whenever the run has doubled, so
+    that once the old ones are thinned there are TIMES to 2 TIMES looks at any moment."""
+    length = TIMES
+    while 2 * length <= step:
         length *= 2
     return length

@@ -65,20 +65,23 @@ def _expanded(y: Tensor, weights: Tensor, hermite: Tensor, correlation: float) -
 
 
 def _with_slope(f: Callable[[Tensor], Tensor], x: Tensor, back: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """f(x), and its gradient with respect to x of what `back` is the gradient of f(x)."""
+    """f(x), and the gradient with respect to x where `back` is that with respect to f(x); both on the CPU."""
+    home = next((p.device for p in f.parameters()), x.device) if isinstance(f, nn.Module) else x.device
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
+        x = x.detach().to(home).requires_grad_()
         y = f(x)
+        back = back.to(home) if isinstance(back, Tensor) else back
         slope = torch.autograd.grad((y * back).sum(), x, allow_unused=True)[0] if y.requires_grad else None
     slope = torch.zeros_like(x) if slope is None else slope
-    return y.detach().double(), slope.double()
+    return y.detach().double().cpu(), slope.double().cpu()
 
 
 def _sampled(f: Callable[[Tensor], Tensor], mean: float, std: float, correlation: float, width: int) -> Through:
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SAMPLES, width, generator=random) for _ in range(2))
     other = correlation * a + math.sqrt(1 - correlation**2) * b
-    back = torch.randn(SAMPLES, f(a).shape[-1], generator=random)
+    outputs = _with_slope(f, a[:1])[0].shape[-1]
+    back = torch.randn(SAMPLES, outputs, generator=random)
     (y, slope), (z, tilt) = (_with_slope(f, mean + std * x, back) for x in (a, other))
     return Through(*(float(n.mean()) for n in (y.square(), y, y * z, slope.square(), slope * tilt)))
 
@@ -90,13 +93,12 @@ def _has_numbers(f: Callable[[Tensor], Tensor]) -> bool:
 
 def _alone(f: Callable[[Tensor], Tensor], width: int) -> bool:
     """Whether each number goes through by itself: then a grid will do for all of them."""
-    x = torch.linspace(-2, 2, width)[None] + 0.01
     if width < 2:
         return True
-    with torch.no_grad():
-        y = f(x)
-        other = f(torch.cat([x[:, :1], x[:, 1:].flip(1) + 0.3], 1))
-    return y.shape == x.shape and bool(torch.allclose(y[:, 0], other[:, 0])) and bool(torch.allclose(f(x), y))
+    x = torch.linspace(-2, 2, width)[None] + 0.01
+    other = torch.cat([x[:, :1], x[:, 1:].flip(1) + 0.3], 1)
+    y, again, changed = (_with_slope(f, v)[0] for v in (x, x, other))
+    return y.shape == x.shape and torch.equal(y, again) and bool(torch.allclose(y[:, 0], changed[:, 0]))
 
 
 def units(

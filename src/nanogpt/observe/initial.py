@@ -26,6 +26,8 @@ from nanogpt.observe.verdict import Fault, Numbers, act_name, condition, judge, 
 
 LINES = 3
 """Faults that are said when training starts."""
+LEARNED = 0.5
+"""Nats below ln V: such a model has been trained, and is not judged as one that was just drawn."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,15 @@ class Start:
         return {key: None if value is None else plain(value) for key, value in found.items()}
 
 
-def examine(model: nn.Module, seen: Observation, words: Words | None = None) -> Start:
+def examine(model: nn.Module, seen: Observation, words: Words | None = None, theory: Theory | None = None) -> Start:
     """Judge a start by an observation before the first step.
 
     words: the batch that was observed, so that theory speaks of the same text; by default a short one of random tokens.
-    A module that is not ours is judged without theory.
+    theory: one that is known already, or an empty one to save the time. A module that is not ours is judged without.
     """
-    theory = Theory()
-    if isinstance(model, LanguageModel):
-        run, targets = a_pass(model, words)
-        theory = predict(model, run, targets)
+    if theory is None and isinstance(model, LanguageModel):
+        theory = predict(model, *a_pass(model, words))
+    theory = theory or Theory()
     measured, chain, chance = numbers_of(seen), chain_of(seen), ln_vocab(model)
     faults = judge(measured, chain, chance, theory)
     return Start(measured, Numbers.predicted(theory), theory, chain, chance, faults)
@@ -109,8 +110,8 @@ def examine(model: nn.Module, seen: Observation, words: Words | None = None) -> 
 def warnings_at_start(model: nn.Module, seen: Observation, words: Words | None = None) -> list[str]:
     """What training says by itself before its first step: [] where the start is sound, else at most LINES lines, each
     with what to change. It costs nothing where nothing is wrong."""
-    chain, chance = chain_of(seen), ln_vocab(model)
-    if not judge(numbers_of(seen), chain, chance, Theory()):
+    measured, chain, chance = numbers_of(seen), chain_of(seen), ln_vocab(model)
+    if measured.loss < chance - LEARNED or not judge(measured, chain, chance, Theory()):
         return []
     start = examine(model, seen, words)
     if isinstance(model, LanguageModel):

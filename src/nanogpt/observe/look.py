@@ -20,7 +20,7 @@ from nanogpt.model.language_model import LanguageModel
 from nanogpt.observe.language import Reading
 from nanogpt.observe.probes import Probe, probe_of, probe_of_config
 from nanogpt.observe.sites import Taken, Watch, counted, sites
-from nanogpt.observe.statistics import FEWER, LIMIT, Rows
+from nanogpt.observe.statistics import Rows
 from nanogpt.observe.store import Observation
 from nanogpt.observe.undisturbed import eager, undisturbed
 
@@ -40,12 +40,12 @@ def look(model: nn.Module, probe: Probe, step: int = 0, *, weights: bool = True)
         gradients, of_weights = _gradients(model, loss, taken, names)
         seen = _observation(step, taken, watch, gradients, probe)
         if loss is not None:
-            seen.arrays["loss"] = np.float32(float(loss.detach()))
+            seen.arrays["loss"] = np.array(float(loss.detach()), np.float32)
         if reading:
             with torch.no_grad(), probe.autocast():
                 reading.into(seen)
         if weights:
-            into(seen, "weights", rows_of({n: p for n, p in model.named_parameters()}))
+            into(seen, "weights", rows_of(dict(model.named_parameters())))
             into(seen, "weight_gradients", rows_of(of_weights))
     seen.facts["seconds"] = round(time.perf_counter() - started, 6)
     return seen
@@ -73,7 +73,7 @@ def _gradients(
 def _observation(step: int, taken: Taken, watch: Watch, gradients: dict[str, Tensor], probe: Probe) -> Observation:
     seen = Observation(step, {}, {})
     into(seen, "activations", taken.activations)
-    into(seen, "activation_gradients", rows_of({name: watch.real(g) for name, g in gradients.items()}, FEWER))
+    into(seen, "activation_gradients", rows_of({name: watch.real(g) for name, g in gradients.items()}))
     tokens = probe.tokens or max((layer.places for layer in taken.layers.values()), default=0)
     seen.units, arrays = counted(taken.layers, tokens)
     seen.arrays |= arrays
@@ -81,8 +81,8 @@ def _observation(step: int, taken: Taken, watch: Watch, gradients: dict[str, Ten
     return seen
 
 
-def rows_of(tensors: dict[str, Tensor], limit: int = LIMIT) -> Rows:
-    rows = Rows(limit)
+def rows_of(tensors: dict[str, Tensor]) -> Rows:
+    rows = Rows()
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             rows.add(name, tensor)

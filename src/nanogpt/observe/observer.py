@@ -65,13 +65,18 @@ def observe(
         raise UserError(f"observe: the first argument must be a torch.nn.Module, not a {type(model).__name__}")
     wrong = next((type(o).__name__ for o in optimizers if not isinstance(o, Optimizer)), None)
     if wrong or not optimizers:
-        raise UserError(f"observe: the second argument must be one or more torch.optim.Optimizer, not {wrong or 'none'}")
+        raise UserError(
+            f"observe: the second argument must be one or more torch.optim.Optimizer, not {wrong or 'none'}"
+        )
     if next(inner.parameters(), None) is None:
-        raise UserError(f"observe: this {type(inner).__name__} has no parameters, so there is nothing that training moves")
+        raise UserError(
+            f"observe: this {type(inner).__name__} has no parameters, so there is nothing that training moves"
+        )
     if steps is not None and steps < 1:
         raise UserError(f"observe: steps={steps} must be at least 1")
+    known = _probe(inner, probe)
     run = _folder(inner, optimizers, out, name, steps) if is_main() else None
-    return Watching(run, model, optimizers, _probe(inner, probe), steps or 0)
+    return Watching(run, model, optimizers, known, steps or 0)
 
 
 class Watching:
@@ -137,7 +142,9 @@ class Watching:
                 self._known = of_first_batch(self._model, _copied(inputs), _copied(keywords), _without_loss)
 
     def _begin(self, *_: Any) -> None:
-        if self.step == 0 and self._known is not None and self._observer is not None:  # the weights are still those of the start
+        if (
+            self.step == 0 and self._known is not None and self._observer is not None
+        ):  # the weights are still those of the start
             self._observer.at_start()
 
 

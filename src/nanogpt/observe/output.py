@@ -32,8 +32,8 @@ def output(seen: Observation, logits_NV: Tensor, targets_N: Tensor, places_N: Te
     places = places_N.cpu().numpy()
     calibrated = calibration(columns[0], columns[1])
     seen.arrays |= {
-        "output/entropy": np.float32(float(entropy)),
-        "output/error": np.float32(error(calibrated)),
+        "output/entropy": np.array(float(entropy), np.float32),
+        "output/error": np.array(error(calibrated), np.float32),
         "output/calibration": calibrated.astype(np.float32),
         "output/position": by(places * min(T, PLACES) // T, columns[2], min(T, PLACES)).astype(np.float32),
     }

@@ -19,7 +19,7 @@ from nanogpt.model.roles import Role, roles
 from nanogpt.model.schemes import SCHEMES
 from nanogpt.observe.initial import Start, a_pass, examine
 from nanogpt.observe.look import Probe, look, probe_of_config
-from nanogpt.observe.theory import predict
+from nanogpt.observe.theory import Theory, predict
 from nanogpt.observe.verdict import BIASES, Fault, Numbers, judge
 from nanogpt.parts import build
 from nanogpt.spec import Spec, parse
@@ -66,7 +66,7 @@ def measured(config: RunConfig, model: LanguageModel, probe: Probe, start: Start
     if least > ENOUGH * ill(start.faults) and _bare(model):
         try:
             other, its_probe, _ = probe_of_config(change(config, NORMED.split()))
-            normed = examine(other, look(other, its_probe, weights=False), its_probe.words)
+            normed = examine(other, look(other, its_probe, weights=False), theory=Theory())
             cures.append(Cure(NORMED, normed.faults, normed))
         except UserError:  # this model cannot have it
             pass
@@ -163,7 +163,7 @@ def _drawn(config: RunConfig, model: LanguageModel, probe: Probe, cure: Cure) ->
     (setting,) = shlex.split(cure.settings)
     model.scheme = build(SCHEMES, setting.removeprefix("model.init="), dim=model.dim, n_layers=len(model.blocks))
     model.initialise(config.seed)
-    return examine(model, look(model, probe, weights=False), probe.words)
+    return examine(model, look(model, probe, weights=False), theory=Theory())  # what was measured is enough
 
 
 def _bare(model: LanguageModel) -> bool:

@@ -6,6 +6,7 @@ Found by evaluating the activation, so that no table of names is needed and a us
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ FLAT = 10
 
 @dataclass(frozen=True)
 class Rest:
-    """kind: rectified (rests at exactly one value, as ReLU at 0), bounded (near either bound: saturated) or smooth (near
-    0, or near the limit of one side, as ELU's -1)."""
+    """kind: rectified (rests at exactly one value, as ReLU at 0), bounded (near either bound: saturated) or smooth
+    (near 0, or near the limit of one side, as ELU's -1)."""
 
     kind: str
     limits: tuple[float, ...] = (0.0,)
@@ -119,7 +120,7 @@ def _same(a: float, b: float) -> bool:
 def _flat(values: list[float]) -> float | None:
     """The value of the first piece that does not change at all."""
     run = 1
-    for before, now in zip(values, values[1:], strict=False):
+    for before, now in pairwise(values):
         run = run + 1 if now == before else 1
         if run >= FLAT:
             return now

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nanogpt.model.activations import Identity
 from nanogpt.model.ffn import Gated
 from nanogpt.observe.rest import PRODUCT, Rest, is_activation, rest_of
-from nanogpt.observe.statistics import FEWER, Rows
+from nanogpt.observe.statistics import Rows
 from nanogpt.observe.store import Units
 
 NO_SITE = (nn.ModuleList, nn.ModuleDict, nn.Identity, nn.modules.dropout._DropoutNd, Identity)
@@ -70,7 +70,7 @@ class Layer:
 class Taken:
     """What one forward pass gave."""
 
-    activations: Rows = field(default_factory=lambda: Rows(FEWER))
+    activations: Rows = field(default_factory=Rows)
     layers: dict[str, Layer] = field(default_factory=dict)
     edges: dict[str, Any] = field(default_factory=dict)
     """Name -> where in the graph the gradient of that activation arrives."""
@@ -83,10 +83,12 @@ class Taken:
 
 
 class Watch:
-    """The hooks of one pass. `places`: the numbers of the real tokens among B T, where others are padding; `rests`: what
-    is known of activations from earlier passes."""
+    """The hooks of one pass. `places`: the numbers of the real tokens among B T, where others are padding; `rests`:
+    what is known of activations from earlier passes."""
 
-    def __init__(self, found: list[Site], places: Tensor | None, shape: tuple[int, ...], rests: dict[str, Rest]) -> None:
+    def __init__(
+        self, found: list[Site], places: Tensor | None, shape: tuple[int, ...], rests: dict[str, Rest]
+    ) -> None:
         self.sites, self.places, self.shape, self.rests = found, places, shape, rests
         self.taken = Taken()
 
@@ -96,7 +98,7 @@ class Watch:
         for site in self.sites:
             handles.append(site.module.register_forward_hook(self._hook(site)))
             if site.gated:
-                handles.append(site.module.out.register_forward_pre_hook(self._product(site)))  # type: ignore[union-attr, arg-type]
+                handles.append(site.module.out.register_forward_pre_hook(self._product(site)))  # type: ignore[union-attr]
         try:
             yield self.taken
         finally:

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from nanogpt.observe.store import BINS, OCTAVES, STATISTICS
 
-LIMIT = 2**16
-"""Numbers of a parameter, its gradient or its update that are looked at: all of them up to here, evenly spaced ones of
-a larger one."""
-FEWER = 2**14
-"""The same for activations and their gradients, whose tensors are many: a mean over them is off by 0.008 standard
-deviations. Neurons are counted on every token."""
+LIMIT = 2**14
+"""Numbers of a tensor that are looked at: all of them up to here, evenly spaced ones of a larger tensor. A mean over
+them is off by 0.008 standard deviations. (Neurons are counted on every token.)"""
 AT_ONCE = 2**17
 """Numbers that are worked on at once: they stay in a processor's cache."""
 KEYS = 2**11
@@ -31,12 +28,13 @@ def sample(x: Tensor, limit: int = LIMIT) -> Tensor:
     """At most `limit` evenly spaced numbers of a tensor, flat, float32. The step between them shares no factor with the
     last dimension, so that every column of a matrix is seen as often."""
     flat = x.detach().reshape(-1)
-    if len(flat) > limit:
-        step = -(-len(flat) // limit)
+    count = x.numel()
+    if count > limit:
+        step = -(-count // limit)
         while math.gcd(step, x.shape[-1]) > 1:
             step += 1
         flat = flat[::step]
-    return flat.float()
+    return flat if flat.dtype == torch.float32 else flat.float()
 
 
 def moments(x: Tensor, saturated: Tensor | float = math.nan) -> NDArray[np.float64]:
@@ -74,11 +72,12 @@ class Rows:
         if not x.numel():
             return
         part = sample(x, self.limit)
-        waiting = self._waiting[len(part), part.device]
+        count = part.numel()
+        waiting = self._waiting[count, part.device]
         waiting.append((len(self.names), part.clone() if part.data_ptr() == x.data_ptr() else part))
         self.names.append(name)
         self._saturated.append(saturated)
-        if len(waiting) * len(part) >= AT_ONCE:
+        if len(waiting) * count >= AT_ONCE:
             self._work(waiting)
 
     def _work(self, waiting: list[tuple[int, Tensor]]) -> None:
@@ -125,7 +124,7 @@ def _counts(x_RN: Tensor) -> Tensor:
     """How many numbers of each row have which key. A bin has its left edge; below zero that is the end farther from
     zero, so a negative number is first moved one step towards zero, and -0.0 becomes the last key of the positive ones,
     which no number has."""
-    R = len(x_RN)
+    R = x_RN.shape[0]
     bits = x_RN.contiguous().view(torch.int32)
     key = (bits >> 31).add_(bits).bitwise_right_shift_(21).bitwise_and_(KEYS - 1)
     if R > 1:

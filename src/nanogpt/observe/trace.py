@@ -41,6 +41,9 @@ class Trace(Mapping[str, Tensor]):
             raise UserError(f"no activation '{name}'{nearest(name, self._found)}")
         return self._found[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._found.get(name, default)
+
     def __contains__(self, name: object) -> bool:
         return name in self._found
 

@@ -8,7 +8,6 @@ compiler by itself and never meets an optimizer.
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ _MARK = "__dynamo_disable"
 """Where torch._compile._disable_dynamo keeps what it calls. A torch that keeps it elsewhere would only start later."""
 
 
-@cache
 def lean(torch_class: type[Optimizer]) -> Any:
     """The same optimizer, whose step is torch's own as it was before its decorators; torch adds its hooks again."""
     step = torch.no_grad()(inspect.unwrap(torch_class.step))

@@ -6,8 +6,10 @@ had saved its choice makes the same one again. Each choice carries its reason, f
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -50,6 +52,8 @@ class Machine:
 
     def prepare(self) -> None:
         torch.set_num_threads(self.threads)
+        if self.kind == "cpu":
+            keep_freed_memory()
 
     @property
     def rate(self) -> float:
@@ -94,6 +98,24 @@ def has_compiler(kind: str) -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name)
 
 
+def keep_freed_memory() -> bool:
+    """Let freed memory stay with this process, where the C library is glibc; whether it agreed.
+
+    glibc gives each large block back to the system as soon as it is freed, and the next activation of the same size is
+    made of fresh pages, which the system fills with zeros one by one. A step frees and asks for the same blocks again
+    and again: keeping them took 10% off a step 320 wide, 19% off one 128 wide (docs/LOG.md). What the process holds is
+    then the most that it ever held.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(*option) == 1 for option in _KEEP)
+
+
+_KEEP = ((-4, 0), (-1, 2**31 - 1))
+"""M_MMAP_MAX: no block of pages of its own; M_TRIM_THRESHOLD: the heap's end is not given back (mallopt(3))."""
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -136,7 +158,7 @@ def choose(train: TrainConfig, *, dim: int, flops: float, loops: bool = False, l
     if compiled == "auto" and loops:
         compiled, reasons["compile"] = "off", "a part goes through the tokens one by one: compiling it takes minutes"
     elif compiled == "auto":
-        compiled, reasons["compile"] = _compile(kind, seconds)
+        compiled, reasons["compile"] = _compile(kind, precision, seconds)
     elif compiled == "on" and not has_compiler(kind):
         compiled, reasons["compile"] = "off", "asked for, but there is no C++ compiler here"
     return Machine(device, precision, compiled, threads, reasons)
@@ -154,10 +176,12 @@ def _precision(kind: str, dim: int) -> tuple[str, str]:
     return "fp32", "bf16 is no faster here"
 
 
-def _compile(kind: str, seconds: float) -> tuple[str, str]:
+def _compile(kind: str, precision: str, seconds: float) -> tuple[str, str]:
     least = COMPILE_FROM.get(kind)
     if least is None:
         return "off", f"not on {kind}"
+    if kind == "cpu" and precision == "bf16" and bf16_kind() != "AMX":  # measured: docs/LOG.md, "Speed"
+        return "off", "in bf16 it is no faster on a CPU without AMX"
     if seconds < least:
         return "off", f"would not pay in about {seconds:.0f} s of training"
     if not has_compiler(kind):

@@ -14,8 +14,9 @@ from nanogpt.views.view import Choice, Picture, View, axis, figure
 
 MOST = 2000
 """Points of a line. A screen is not wider; the lowest and the highest of each bucket are kept, so that no spike is."""
-SMOOTH = 150
-"""A smoothed line looks back over so small a part of the run: more would lag behind a loss that falls."""
+SMOOTH, LEAST = 150, 8
+"""A smoothed line looks back over so small a part of the run, but that many points: more would lag behind a loss that
+falls."""
 DENSE = 50
 """Points from which on a line is smoothed."""
 X = {"steps": "step", "tokens": "tokens", "FLOPs": "training FLOPs", "seconds": "seconds of training"}
@@ -120,7 +121,7 @@ def line(x: Numbers, y: Numbers, name: str, **look: Any) -> dict[str, Any]:
 
 def smooth(values: Numbers) -> Numbers:
     """The exponential moving average, unbiased at its start (Kingma and Ba 2015)."""
-    keep = 1 - min(1.0, SMOOTH / max(1, len(values)))
+    keep = 1 - 1 / max(LEAST, len(values) / SMOOTH)
     return np.array(_averages(keep, tuple(values.tolist())))
 
 

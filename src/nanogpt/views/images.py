@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nanogpt.errors import UserError
 from nanogpt.files import one_line
 from nanogpt.views import FIGURES
 from nanogpt.views.encode import jsonable
-from nanogpt.views.source import Runs, sources
+from nanogpt.views.source import Runs, Source, sources
 from nanogpt.views.theme import template
 
 WIDTH, SCALE = 1000, 2
@@ -22,26 +25,32 @@ def images(runs: Runs, folder: Path | str) -> list[Path]:
         import kaleido
     except ImportError:
         raise UserError(f"--figures {NEEDS}") from None
-    found, folder = sources(runs), Path(folder)
+    folder = Path(folder)
     with one_line(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
+    figures = list(_figures(sources(runs)))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as beside:  # a browser that dies leaves nothing half-done
+        jobs: list[dict[str, Any]] = [
+            {"fig": figure, "path": Path(beside) / f"{stem}.{kind}",
+             "opts": {"format": kind, "width": WIDTH, "height": figure["layout"]["height"] + 40, "scale": SCALE}}
+            for stem, figure in figures
+            for kind in ("png", "svg")
+        ]  # fmt: skip
+        try:
+            page = kaleido.PageGenerator(mathjax=False)  # it would be fetched from the network
+            kaleido.write_fig_from_object_sync(jobs, cancel_on_error=True, kopts={"page_generator": page})
+        except Exception as error:  # the browser's own failures have no common kind
+            raise UserError(f"--figures {NEEDS} ({type(error).__name__}: {error})") from None
+        return [job["path"].replace(folder / job["path"].name) for job in jobs]
+
+
+def _figures(found: list[Source]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name of its files, figure) of each."""
     for name, view in FIGURES.items():
-        choices = view.choices(found)
-        of_runs = list({choice.get("run", ""): choice for choice in reversed(choices)}.items())[::-1]
-        for run, choice in of_runs:
+        first = {choice.get("run", ""): choice for choice in reversed(view.choices(found))}
+        for run, choice in reversed(first.items()):
             picture = view.draw(found, **choice)
-            if picture is None:
-                continue
-            stem = re.sub(r"[^\w.-]+", "-", f"{name}-{run}" if run and len(found) > 1 else name)
-            layout = {**picture["layout"], "template": template("light")}
-            size = {"width": WIDTH, "height": layout["height"] + 40, "scale": SCALE}
-            for kind in ("png", "svg"):
-                jobs.append({"fig": jsonable({"data": picture["data"], "layout": layout}),
-                             "path": folder / f"{stem}.{kind}", "opts": {"format": kind, **size}})  # fmt: skip
-    try:
-        page = kaleido.PageGenerator(mathjax=False)  # it would be fetched from the network
-        kaleido.write_fig_from_object_sync(jobs, cancel_on_error=True, kopts={"page_generator": page})
-    except Exception as error:  # the browser's own failures have no common kind
-        raise UserError(f"--figures {NEEDS} ({type(error).__name__}: {error})") from None
-    return [job["path"] for job in jobs]
+            if picture is not None:
+                layout = {**picture["layout"], "template": template("light")}
+                stem = re.sub(r"[^\w.-]+", "-", f"{name}-{run}" if run and len(found) > 1 else name)
+                yield stem, jsonable({"data": picture["data"], "layout": layout})

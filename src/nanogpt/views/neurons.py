@@ -17,7 +17,7 @@ from nanogpt.views.view import Choice, Picture, View, axis, figure
 STATES = ("dead", "rare", "normal", "always")
 COLORS = ("#d55e00", "#f0c34e", NORMAL, "#0072b2")
 """Told apart by lightness too; a healthy neuron draws no attention."""
-MEANING = ("dead: on no token", f"rare: on under {RARE:.0%}", "normal", f"always: on over {1 - RARE:.0%}")
+MEANING = ("dead: on no token", f"rare: on under {RARE:.0%}", "normal", f"always: a rectifier on over {1 - RARE:.0%}")
 WIDE = (32, 64, 128, 192, 256)
 ROWS = 110
 """Neurons in a row of the map: as few as keep it so low."""
@@ -25,9 +25,12 @@ MOST = 60
 """Neurons whose history is drawn: those with the most to tell."""
 
 
-def states(active: Numbers) -> Numbers:
-    """0 dead, 1 rare, 2 normal, 3 always, from the share of tokens on which a unit is active; NaN stays NaN."""
-    found = (active > 0).astype(float) + (active >= RARE) + (active > 1 - RARE)
+def states(active: Numbers, kind: str) -> Numbers:
+    """0 dead, 1 rare, 2 normal, 3 always, from the share of tokens on which a unit is active; NaN stays NaN.
+
+    Only a rectifier is meant to be off at times: a smooth unit that is active on every token is as it should be.
+    """
+    found = (active > 0).astype(float) + (active >= RARE) + ((active > 1 - RARE) & (kind == "rectified"))
     return np.where(np.isfinite(active), found, np.nan)
 
 
@@ -44,7 +47,7 @@ def draw_map(found: Sequence[Source], run: str) -> Picture | None:
     blocks, labels, places, row = [], [], [], 0
     wide = _wide([unit.count for unit in one.layers.units])
     for unit in one.layers.units:
-        now = states(one.layers.active(unit.name))[looks]
+        now = states(one.layers.active(unit.name), unit.kind)[looks]
         rows = -(-unit.count // wide)
         padded = np.full((len(looks), (rows + 1) * wide), np.nan)  # one empty row between layers
         padded[:, : unit.count] = now
@@ -79,25 +82,32 @@ def _scale() -> dict[str, Any]:
     return {"colorscale": steps, "zmin": -0.5, "zmax": 3.5, "colorbar": bar, "hoverongaps": False}
 
 
+def with_rare_units(found: Sequence[Source]) -> list[Choice]:
+    """Where there is a history to tell."""
+    has = {one.name: [one.layers.active(unit.name) for unit in one.layers.units] for one in found}
+    return per_run(found, {name: [{}] for name, layers in has.items() if any((layer < RARE).any() for layer in layers)})
+
+
 def draw_histories(found: Sequence[Source], run: str) -> Picture | None:
     """A row for each neuron that was ever dead, then for the rarest others, over time."""
     one = of(found, run)
-    rows: list[tuple[float, str, Numbers, Numbers, Numbers]] = []
+    rows: list[tuple[float, str, Numbers, Numbers, Numbers, Numbers]] = []
     for unit in one.layers.units:
         active = one.layers.active(unit.name)
         bias, norm = (_of_units(one, unit.name, f"neurons/{what}", active) for what in ("bias", "norm"))
         dead = (active == 0).sum(0)
         for n in np.flatnonzero(np.nanmin(active, 0, initial=np.inf) < RARE)[: 4 * MOST]:
-            rows.append((-float(dead[n]), f"{unit.name}[{n}]", active[:, n], bias[:, n], norm[:, n]))
+            state = states(active[:, n], unit.kind)
+            rows.append((-float(dead[n]), f"{unit.name}[{n}]", state, active[:, n], bias[:, n], norm[:, n]))
     if not rows:
         return None
     order = {name: n for n, (_, name, *_) in enumerate(rows)}
     kept = sorted(_spread(rows), key=lambda row: order[row[1]])
     names, steps = [row[1] for row in kept], one.steps
-    known = np.array([[active, bias, norm] for _, _, active, bias, norm in kept]).transpose(0, 2, 1)
+    known = np.array([row[3:] for row in kept]).transpose(0, 2, 1)
     data = {
         "type": "heatmap", "x": [str(step) for step in steps], "y": [plain(name) for name in names],
-        "z": states(known[..., 0]).astype(np.float32), "customdata": known.astype(np.float32), **_scale(),
+        "z": np.array([row[2] for row in kept], np.float32), "customdata": known.astype(np.float32), **_scale(),
         "hovertemplate": "%{y}, step %{x}<br>active on %{customdata[0]:.1%} of tokens<br>bias %{customdata[1]:.3~g}, "
         "norm of incoming weights %{customdata[2]:.3~g}<extra></extra>",
     }  # fmt: skip
@@ -132,7 +142,7 @@ def draw_share(found: Sequence[Source], run: str, state: str) -> Picture | None:
     units = one.layers.units
     data = []
     for n, (unit, color) in enumerate(zip(units, by_depth(len(units)), strict=True)):
-        now = states(one.layers.active(unit.name))
+        now = states(one.layers.active(unit.name), unit.kind)
         share = 100 * (now == STATES.index(state)).mean(1)
         known = np.isfinite(now).all(1)
         look = {"color": color, "width": 1.8, "dash": dash(n)}
@@ -162,5 +172,5 @@ neuron_history = View(
     "Neurons that were dead or rarely active at some look: when it began, and whether they came back. Point at a cell "
     "for how often it was active, its bias and the norm of its incoming weights.",
     draw_histories,
-    with_units,
+    with_rare_units,
 )

@@ -48,12 +48,12 @@ def draw_calibration(found: Sequence[Source]) -> Picture | None:
     ]  # fmt: skip
     for one in those:
         n, name = one.number, plain(one.name, 28)
-        look = {"line": {"color": color(n), "width": 2, "dash": dash(n)}, "name": name, "legendgroup": one.name}
+        look = {"line": {"color": color(n), "width": 2, "dash": dash(n)}, "name": name, "legendgroup": name}
         marks = {"marker": {"symbol": symbol(n), "size": 8, "color": color(n)}}
         hover = "confidence %{x:.2f}: %{y:.2f} right"
         data.append({"type": "scatter", "mode": "lines+markers", **look, **marks, **_points(held[one.name][-1][1]),
                      "hovertemplate": hover})  # fmt: skip
-        bars = {"type": "bar", "yaxis": "y2", "showlegend": False, "legendgroup": one.name, "name": name}
+        bars = {"type": "bar", "yaxis": "y2", "showlegend": False, "legendgroup": name, "name": name}
         bars |= {"marker": {"color": faint(color(n), 0.75), "pattern": {"shape": ("", "/", ".", "x")[n % 4]}}}
         data.append({**bars, **_bars(held[one.name][-1][1]), "hovertemplate": "%{y:.1f}% of tokens"})
     steps = sorted({step for one in those for step, _ in held[one.name]})

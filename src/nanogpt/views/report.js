@@ -96,7 +96,7 @@
 
   class Figure {
     constructor(element, facts) {
-      Object.assign(this, { element, facts, packs: new Map(), drawn: false, at: -1 });
+      Object.assign(this, { element, facts, packs: new Map(), stale: true, at: -1 });
       this.plot = element.querySelector(".plot");
       const controls = element.querySelector(".controls");
       this.selects = facts.keys.map((key) => {
@@ -159,9 +159,7 @@
       const layout = stacked(fitted(this.picture.layout, width, listed(data)), width);
       await Plotly.react(this.plot, data, layout, { displayModeBar: false, responsive: false });
       this.plot.style.minHeight = "";
-      this.width = width;
-      if (!this.drawn) performance.mark(`drawn ${this.facts.name}`);
-      this.drawn = true;
+      if (!this.element.dataset.drawn) performance.mark(`drawn ${this.facts.name}`);
       this.element.dataset.drawn = this.facts.name;
     }
 
@@ -181,8 +179,9 @@
     }
 
     async show() {
+      this.stale = false;
       try {
-        await this.choose();
+        await (this.picture ? this.draw() : this.choose());
       } catch (error) {
         this.plot.classList.add("failed");
         this.plot.textContent = `This figure cannot be drawn in this browser (${error.message}).`;
@@ -193,14 +192,19 @@
 
   const figures = new Map(index.figures.map((facts) => [facts.name, new Figure(document.getElementById(facts.name), facts)]));
   const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((e) => e.isIntersecting)) {
-      seen.unobserve(entry.target);
-      figures.get(entry.target.dataset.name).show();
+    for (const entry of entries) {
+      const figure = figures.get(entry.target.dataset.name);
+      figure.near = entry.isIntersecting;
+      if (figure.near && figure.stale) figure.show();
     }
   }, { rootMargin: "400px 0px" });
   figures.forEach((figure) => seen.observe(figure.element));
 
-  const redraw = () => figures.forEach((figure) => { if (figure.drawn) figure.draw(); });
+  // What is in view is drawn again now, the rest when it comes into view.
+  const redraw = () => figures.forEach((figure) => {
+    figure.stale = true;
+    if (figure.near) figure.show();
+  });
   const repaint = () => {
     document.documentElement.dataset.theme = chooser.value;
     redraw();
@@ -210,6 +214,6 @@
   let later;
   addEventListener("resize", () => {
     clearTimeout(later);
-    later = setTimeout(() => figures.forEach((f) => { if (f.drawn && f.plot.clientWidth !== f.width) f.draw(); }), 120);
+    later = setTimeout(redraw, 150);
   });
 })();

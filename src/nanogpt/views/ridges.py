@@ -14,7 +14,7 @@ from nanogpt.views.source import Numbers, Source
 from nanogpt.views.theme import MINUS, by_depth, faint, plain
 from nanogpt.views.view import Choice, Picture, View, axis, figure
 
-FINE = 36
+FINE = 16
 """Bins narrower than this part of what is shown are counted together."""
 ROW = 100
 """Between the floors of two ridges: heights are whole numbers, which take little room in a page."""
@@ -24,6 +24,8 @@ OUTER = 0.002
 """Share of the numbers at either end that is not shown: one stray value must not squeeze all the others."""
 MIDDLE = BINS // 2
 """The bin that holds zero, and nothing else that matters."""
+OCTAVE = np.log2(10)
+"""Octaves in a decade."""
 SCALES = ("linear", "logarithmic")
 MOST = 24
 """Ridges over time: as many as can be told apart."""
@@ -118,16 +120,17 @@ class Shape:
         low, high = int(np.searchsorted(share, OUTER)), int(np.searchsorted(share, 1 - OUTER))
         low, high = low - low % 2, min(high + 2 - high % 2, MIDDLE)
         self.low, self.high = max(0, min(low, high - 2)), max(2, high)
-        each = (self.high - self.low) // 2
-        self.x = np.concatenate([-np.arange(each)[::-1] - 1.0, np.arange(each) + 1.0])
-        powers = [-32 + (self.low + 2 * n) / 4 for n in range(each + 1)]
-        decades = range(int(np.ceil(powers[0] * np.log10(2))), int(np.floor(powers[-1] * np.log10(2))) + 1)
-        places = {f"10<sup>{d}</sup>": 0.5 + (d / np.log10(2) - powers[0]) * 2 for d in decades}
-        every = max(1, -(-len(places) // 4))
-        kept = list(places.items())[::-1][::every]
-        both = [(-at, MINUS + text) for text, at in kept] + [(0.0, "0")] + [(at, text) for text, at in kept]
+        edges = np.log2(EDGES[MIDDLE + 1 : -1][self.low : self.high + 1 : 2])
+        self.wide = np.diff(edges)
+        origin = edges[0] - 0.5  # where zero stands: half an octave below the smallest size
+        sizes = (edges[1:] + edges[:-1]) / 2 - origin
+        self.x = np.concatenate([-sizes[::-1], sizes])
+        decades = range(int(np.ceil(edges[0] / OCTAVE)), int(np.floor(edges[-1] / OCTAVE)) + 1)
+        places = [(d * OCTAVE - origin, f"10<sup>{d}</sup>".replace("-", MINUS)) for d in decades][::-1]
+        kept = places[:: max(1, -(-len(places) // 4))]
+        both = [(-at, MINUS + text) for at, text in kept] + [(0.0, "0")] + kept
         self.ticks = {"tickmode": "array", "tickvals": [at for at, _ in both], "ticktext": [text for _, text in both]}
-        self.ticks |= {"range": [-each - 0.5, each + 0.5]}
+        self.ticks |= {"range": [origin - edges[-1], edges[-1] - origin]}
 
     def ridge(self, counts: Counts) -> Numbers:
         """Heights from 0 to 1, each curve to its own highest point; exact zeros are said beside it, not drawn."""
@@ -135,7 +138,7 @@ class Shape:
         rest[MIDDLE] = 0
         if self.log:
             up, down = rest[MIDDLE + 1 :], rest[:MIDDLE][::-1]
-            above, below = (side[self.low : self.high].reshape(-1, 2).sum(1) for side in (up, down))
+            above, below = (side[self.low : self.high].reshape(-1, 2).sum(1) / self.wide for side in (up, down))
             heights = np.concatenate([below[::-1], above])
         else:
             heights = np.add.reduceat(rest, self.cut)[:-1] / np.diff(self.edges)

@@ -128,14 +128,14 @@ def sources(runs: Runs) -> list[Source]:
 def distinct(paths: Sequence[Path]) -> list[str]:
     """As much of the end of each path as tells it from the others; a number where a run is given twice."""
     whole = [path.resolve().parts for path in paths]
-    names = [parts[-1] if parts else "run" for parts in whole]
+    names = {parts: parts[-1] if parts else "run" for parts in whole}
     for deep in range(2, max(map(len, whole), default=0) + 1):
-        if len(set(names)) == len(names):
-            break
-        twice = {name for name in names if names.count(name) > 1}
-        pairs = zip(whole, names, strict=True)
-        names = ["/".join(parts[-deep:]) if name in twice else name for parts, name in pairs]
-    return [f"{name} ({names[:n].count(name) + 1})" if names.count(name) > 1 else name for n, name in enumerate(names)]
+        there = list(names.values())
+        names = {parts: "/".join(parts[-deep:]) if there.count(name) > 1 else name for parts, name in names.items()}
+    return [
+        names[parts] + (f" ({whole[:n].count(parts) + 1})" if whole.count(parts) > 1 else "")
+        for n, parts in enumerate(whole)
+    ]
 
 
 def differences(found: Sequence[Source]) -> dict[str, list[Any]]:

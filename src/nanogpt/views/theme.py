@@ -64,12 +64,12 @@ def color(number: int) -> str:
 
 
 def dash(number: int) -> str:
-    """Changes more slowly than the colour where there are more runs than colours, so that pairs stay distinct."""
+    """Dashes and symbols shift against each other after each round, so that 36 pairs of them are distinct."""
     return DASHES[(number + number // len(COLORS)) % len(DASHES)]
 
 
 def symbol(number: int) -> str:
-    return SYMBOLS[(number + number // len(COLORS)) % len(SYMBOLS)]
+    return SYMBOLS[(number + 2 * (number // len(COLORS))) % len(SYMBOLS)]
 
 
 def by_depth(count: int) -> list[str]:
@@ -105,7 +105,7 @@ def plain(text: object, long: int | None = None) -> str:
 
 def shown(token: str) -> str:
     """A token so that its blanks can be seen."""
-    return plain("".join({" ": "·", "\n": "↵", "\t": "→"}.get(c, c) for c in token) or "∅", 12)
+    return plain("".join({" ": "·", "\n": "↵", "\t": "→"}.get(c, c) for c in token) or "∅", 9)
 
 
 def ticks(labels: Sequence[str | int], most: int = 12) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.limits import LIMITS, level, level_below, worse
+from nanogpt.observe.checks.limits import LATE, LIMITS, level, level_below, worse
 from nanogpt.observe.findings import Finding
 
 QUERIES, LONGEST = 16, 1024
@@ -33,7 +33,7 @@ def heads(case: Case) -> list[Finding]:
             score = LIMITS["entropy"].warn / max(1e-6, widest)
             found.append(Finding(how, layer, words, case.cures.attention(), score))
         most = uniform_entropy(case, layer)
-        if most and float(np.abs(entropy / most - 1).max()) < LIMITS["uniform"].warn:
+        if case.last.step >= LATE and most and float(np.abs(entropy / most - 1).max()) < LIMITS["uniform"].warn:
             words = f"every head looks at all tokens alike (entropy {entropy.min():.2f} of at most {most:.2f} nats)"
             found.append(Finding("warn", layer, words, _wake(case), 1.0))
     return found

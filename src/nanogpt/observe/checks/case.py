@@ -41,7 +41,7 @@ class Case:
     @property
     def steps(self) -> int:
         """Of the whole run; as many as were taken where nobody knows."""
-        planned = self.settings.get("train.steps")
+        planned = self.settings.get("train.steps", self.settings.get("observed.steps"))
         return planned if isinstance(planned, int) and planned > 0 else self.last.step
 
     @property

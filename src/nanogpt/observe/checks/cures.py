@@ -53,7 +53,9 @@ class Cures:
         lr = self._spec("optim.optimizer").knobs.get("lr") if self.ours else None
         if isinstance(lr, int | float) and lr > 0:
             return f"optim.optimizer.lr={lr * factor:.1g}"
-        return f"a learning rate {_times(factor)}"
+        lr = self.settings.get("observed.learning_rate")
+        known = f" of {lr * factor:.1g}" if isinstance(lr, int | float) and lr > 0 else ""
+        return f"a learning rate{known} {_times(factor)}"
 
     def activation(self, unit: str) -> str:
         """Another activation where this unit has one: `model.ffn.act=leaky_relu`."""
@@ -85,4 +87,4 @@ class Cures:
 
 
 def _times(factor: float) -> str:
-    return f"{1 / factor:.2g} times smaller" if factor < 1 else f"{factor:.2g} times larger"
+    return f"({1 / factor:.2g} times smaller)" if factor < 1 else f"({factor:.2g} times larger)"

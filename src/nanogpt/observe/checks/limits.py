@@ -19,7 +19,7 @@ class Limit(NamedTuple):
 NEVER = math.inf
 """What is not ideal, and kills nobody."""
 LIMITS: dict[str, Limit] = {
-    "dead": Limit(0.10, 0.40, "CS231n (Karpathy 2015): 'as much as 40% of your network can be dead'; a few always die"),
+    "dead": Limit(0.25, 0.40, "CS231n (Karpathy 2015): 40% are a sign; a fifth falls silent for a while in young ones"),
     "rare": Limit(0.50, 0.90, "active on under 1% of tokens; a sparse layer is ordinary (T5's: Li et al. 2022)"),
     "always": Limit(0.50, NEVER, "a rectifier that never closes is linear: half of a layer is then no activation"),
     "saturated": Limit(0.35, 0.60, "makemore part 3: 20% at the first tanh still trains, gain 3 saturates most of it"),
@@ -44,6 +44,8 @@ GROWN = 0.2
 """Share of a run after which is asked what training made of a network; before, only whether it can train at all."""
 YOUNG = 20
 """Steps before which that is not asked either."""
+LATE = 1000
+"""Steps before which heads that look at all alike are called young: they start so, and leave it one after the other."""
 
 
 def worse(value: float, name: str) -> float:
