@@ -18,7 +18,7 @@ from tests.helpers import count, make, model_config, scrambled, tokens
 
 
 def randomised(text: str, dim: int) -> Any:
-    part = build(FFNS, text, dim=dim).double()
+    part = build(FFNS, text, dim=dim, layer=0).double()
     for parameter in part.parameters():
         nn.init.normal_(parameter)
     return part
@@ -110,7 +110,7 @@ def test_the_clamped_gate_of_gpt_oss(knobs: str) -> None:
 @pytest.mark.parametrize("text", ["glu(crelu)", "glu(maxout)", "swiglu(act=maxout(k=3))", "bilinear(act=crelu)"])
 def test_a_gate_has_as_many_numbers_as_what_it_gates(text: str) -> None:
     with pytest.raises(UserError, match="nearest: mlp") as caught:
-        build(FFNS, text, dim=8)
+        build(FFNS, text, dim=8, layer=0)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_gate_has_as_many_numbers_as_what_it_gates(text: str) -> None:
 )
 def test_feed_forwards_that_cannot_be(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        build(FFNS, text, dim=7)
+        build(FFNS, text, dim=7, layer=0)
 
 
 @pytest.mark.parametrize("name", ["mlp(relu, ", "glu(", "clamped_swiglu("])
@@ -163,13 +163,29 @@ def test_dropout_of_the_hidden_numbers(name: str) -> None:
     ],
 )
 def test_matrices_know_the_activations_around_them(text: str, into: str, then: float, feeds: float | None) -> None:
-    part = build(FFNS, text, dim=8)
+    part = build(FFNS, text, dim=8, layer=0)
     assert getattr(part, into).then == pytest.approx(then, rel=1e-6)
     assert getattr(part, into).gain == 1
     if feeds is not None:
         assert part.out.gain == pytest.approx(feeds, rel=1e-6)
         assert part.out.role == "residual" and part.out.then == 1
     assert getattr(part, into).role == "hidden"
+
+
+@torch.no_grad()
+def test_a_dense_layer_is_fed_by_the_one_below() -> None:
+    """He et al. 2015: every matrix but the first follows an activation, and kaiming keeps the signal through 30."""
+    assert [build(FFNS, "dense(relu)", dim=8, layer=n).up.gain for n in (0, 1, 7)] == [1, 2**0.5, 2**0.5]
+    parts = {"ffn": "dense(relu)", "layout": "none(residual=none)", "init": "kaiming(embedding=1.0)"}
+    model = make(dim=256, n_layers=30, vocab_size=13, **parts)
+    torch.manual_seed(1)
+    x = torch.randn(2000, 256)
+    powers = []
+    for block in model.blocks:
+        x = block.ffn(x, None)
+        powers.append(float(x.square().mean()))
+    assert 0.4 < powers[-1] / powers[0] < 2.5  # 0.5^29 with gain 1
+
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def test_so_deep_that_nothing_is_left() -> None:
     """Numbers too small for float32 are zeros, and what zeros feed is dead."""
     lines = warned(make(**PLAIN | {"n_layers": 60, "dim": 32}, ffn="dense(act=relu)", init="normal(std=0.02)"))
     assert "nothing comes through: activations are 0 from blocks." in lines[0]
-    assert setting(lines[0]) == "kaiming(gain=after)"
+    assert setting(lines[0]) == "kaiming"
 
 
 def test_overflow_is_said_and_no_traceback(corpus: Path) -> None:

@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from nanogpt.config import validate
 from nanogpt.errors import UserError
 from nanogpt.observe import around, cadence, store
+from nanogpt.observe.around import Observer
 from nanogpt.observe.attach import attach
 from nanogpt.observe.cadence import due, so_far
+from nanogpt.observe.language import Words
 from nanogpt.observe.neurons import STATES, histories, states
 from nanogpt.observe.observer import observe
+from nanogpt.observe.probes import Probe
 from nanogpt.observe.store import Layers, Observation, Units
 from nanogpt.runs import OBSERVED, Run, list_runs
 from nanogpt.training.loop import resume, train
+from tests.helpers import make, tokens
 
 
 def net() -> nn.Sequential:
@@ -230,6 +234,24 @@ def test_what_cannot_be_observed_is_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             observe(*args, out=tmp_path, **more)
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_long_run_of_a_deep_model_stays_small_on_disk(tmp_path: Path) -> None:
+    """Under 20 MB for 10,000 steps of 12 layers: one whole observation, times the looks of such a run."""
+    model = make(n_layers=12, dim=48, mixer="attention(heads=12, bias=all)", position="learned", norm="layernorm",
+                 ffn="mlp(act=relu, hidden=768, bias=zeros)", context=16)  # fmt: skip
+    ids = tokens(16, 16)
+    probe = Probe(lambda: model.losses(ids, ids)["loss"], 256, Words(ids, ids))
+    optimizer = torch.optim.Adam(model.parameters())
+    Observer(model, [optimizer], tmp_path, step=lambda: 0, steps=1, probe=lambda: probe, say=pytest.fail)
+    model.losses(ids, ids)["loss"].backward()
+    optimizer.step()
+    (path,) = tmp_path.iterdir()
+    seen = store.read(path)
+    assert len(seen.arrays["neurons/active"]) == 12 * 768 and len(seen.names["attention"]) == 144
+    assert {*store.KINDS} <= {*seen.names} and "output/calibration" in seen.arrays
+    looks = 1 + sum(due(step, 10_000) for step in range(1, 10_001))
+    assert path.stat().st_size * looks < 20e6 / 2, "and four times as many neurons fit as well"
 
 
 # ---- trouble

@@ -20,6 +20,8 @@ from nanogpt.views.report import report
 from tests.observations import make_foreign, make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+PATIENCE = 300_000
+"""Milliseconds that a browser may take for anything: a busy machine is slow, not wrong."""
 EVIL = "<script>alert(1)<%2Fscript>"
 SAMPLE = "To be <img src=x onerror=alert(2)> or not"
 
@@ -63,7 +65,7 @@ def browser() -> Iterator[Any]:
     if not CHROMIUM:
         pytest.skip("no chromium on this machine")
     with sync.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
         yield started
         started.close()
 
@@ -71,7 +73,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def seen(browser: Any, html: Path) -> Iterator[Seen]:
     context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light", accept_downloads=True)
-    context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
+    context.set_default_timeout(PATIENCE)
     seen = Seen(context.new_page())
     inside = ("file:", "data:", "blob:")
     context.route(lambda url: not url.startswith(inside), lambda route: route.abort())

@@ -29,7 +29,7 @@ def read(folder: Path) -> Any:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return make_run(tmp_path, steps=40, layers=2, dead={1: {3: 20, 7: 0}}, sample="<b>To be</b>\n\n# or not")
+    return make_run(tmp_path, steps=8, layers=2, dead={1: {3: 4, 7: 0}}, sample="<b>To be</b>\n\n# or not")
 
 
 def test_scalars_are_those_of_the_run(run: Run, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_histograms_have_our_bins(run: Run, tmp_path: Path) -> None:
         row = seen.names[kind].index(name)
         counts, moments = seen.arrays[f"{kind}/histogram"][row], seen.arrays[f"{kind}/moments"][row]
         value = event.histogram_value
-        assert event.step == 40 and value.num == counts.sum() == sum(value.bucket)
+        assert event.step == 8 and value.num == counts.sum() == sum(value.bucket)
         assert (value.min, value.max) == pytest.approx((moments[4], moments[5]))
         assert value.sum == pytest.approx(float(moments[0]) * counts.sum(), rel=1e-5)
         assert value.sum_squares == pytest.approx(float(moments[STATISTICS.index("norm")]) ** 2, rel=1e-5)
@@ -70,7 +70,7 @@ def test_samples_are_shown_as_they_are(run: Run, tmp_path: Path) -> None:
     export_tensorboard(run, tmp_path / "events")
     tensors = read(tmp_path / "events").Tensors("sample/text_summary")
     texts = [t.tensor_proto.string_val[0].decode() for t in tensors]
-    assert [t.step for t in tensors] == [10, 20, 30, 40]
+    assert [t.step for t in tensors] == [2, 4, 6, 8]
     assert texts[0] == "    <b>To be</b>\n    \n    # or not"  # four spaces: text to Markdown, not a heading
 
 
@@ -86,7 +86,7 @@ def test_what_is_damaged_is_said_and_left_out(run: Run, tmp_path: Path, capsys: 
     export(run.path, tmp_path / "events", format="tensorboard", json=True)
     said = json.loads(capsys.readouterr().out)
     assert path.name in said["problems"][0] and len(said["problems"]) == 1
-    assert read(tmp_path / "events").Scalars("activations/std/embed")[-1].step == 39
+    assert read(tmp_path / "events").Scalars("activations/std/embed")[-1].step == 7
 
 
 def test_refusals_leave_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanogpt.api import Loaded, Sampling, build, load, observe, train
+    from nanogpt.api import Comparison, Loaded, Sampling, ablate, build, compare, load, observe, patch, trace, train
 
-__all__ = ["Loaded", "Sampling", "build", "load", "observe", "train"]
+__all__ = [
+    "Comparison",
+    "Loaded",
+    "Sampling",
+    "ablate",
+    "build",
+    "compare",
+    "load",
+    "observe",
+    "patch",
+    "trace",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

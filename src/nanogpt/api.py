@@ -21,8 +21,10 @@ from nanogpt.errors import RunError, UserError
 from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.prepared import Precision, prepared
+from nanogpt.notebook import Comparison, compare
 from nanogpt.observe.attach import attach
 from nanogpt.observe.observer import observe
+from nanogpt.observe.trace import ablate, patch, trace
 from nanogpt.runs import Run
 from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
@@ -225,4 +227,16 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     return {**found, "lossless": tokenizer.lossless, "note": tokenizer.note}
 
 
-__all__ = ["Loaded", "Sampling", "build", "load", "observe", "train"]
+__all__ = [
+    "Comparison",
+    "Loaded",
+    "Sampling",
+    "ablate",
+    "build",
+    "compare",
+    "load",
+    "observe",
+    "patch",
+    "trace",
+    "train",
+]

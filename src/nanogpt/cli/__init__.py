@@ -16,6 +16,7 @@ from nanogpt.cli.init import init
 from nanogpt.cli.inspect import inspect
 from nanogpt.cli.machine import doctor
 from nanogpt.cli.models import show
+from nanogpt.cli.report import report
 from nanogpt.cli.runs import runs
 from nanogpt.cli.training import data, evaluate, sample, train
 from nanogpt.errors import UserError
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "show": show,
     "init": init,
     "inspect": inspect,
+    "report": report,
     "runs": runs,
     "data": data,
     "import": import_,

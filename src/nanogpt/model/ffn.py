@@ -64,18 +64,21 @@ class Dense(Part):
     al. 2003; makemore (Karpathy 2022).
 
     It has its place under layout=none without residuals, where the ffn of each layer reads that of the layer below.
-    An activation that takes i numbers a unit and gives o makes W (D, i D / o), so that D come out.
+    An activation that takes i numbers a unit and gives o makes W (D, i D / o), so that D come out. All but the first
+    layer's W reads what its like gave, so an initialisation allows for that activation (He et al. 2015).
     act: the activation. bias: "zeros" learns b.
     """
 
-    def __init__(self, *, dim: int, act: str = "tanh", bias: Literal["none", "zeros"] = "none") -> None:
+    def __init__(self, *, dim: int, layer: int, act: str = "tanh", bias: Literal["none", "zeros"] = "none") -> None:
         super().__init__()
         self.act = build(ACTIVATIONS, act, dim=dim)
         inputs, outputs = widths(self.act)
         if outputs > 1:
             divides(f"{self.act.spec.name}'s numbers a unit", outputs, "dim", dim)
             self.act = build(ACTIVATIONS, act, dim=dim // outputs)
-        self.up = Linear(dim, dim // outputs * inputs, bias=bias == "zeros", then=number(self.act, "gain", 1.0))
+        gain = number(self.act, "gain", 1.0)
+        n_out = dim // outputs * inputs
+        self.up = Linear(dim, n_out, bias=bias == "zeros", gain=gain if layer else 1.0, then=gain)
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         return self.act(self.up(x_BTD))
