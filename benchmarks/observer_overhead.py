@@ -38,10 +38,10 @@ from measure import Busy, emit, in_turn, machine, medians, say
 
 from nanogpt.config import RunConfig, compose
 from nanogpt.errors import UserError
-from nanogpt.observe.around import Observer
-from nanogpt.observe.attach import attach
-from nanogpt.observe.cadence import due, every
-from nanogpt.observe.store import steps as looks_in
+from nanogpt.observers.around import Observer
+from nanogpt.observers.attach import attach
+from nanogpt.observers.cadence import due, every
+from nanogpt.observers.store import steps as looks_in
 from nanogpt.training import loop
 from nanogpt.training.trainer import Trainer
 
@@ -186,8 +186,8 @@ class TensorBoard:
     def __init__(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        from nanogpt.observe.look import probe_of
-        from nanogpt.observe.sites import sites
+        from nanogpt.observers.look import probe_of
+        from nanogpt.observers.sites import sites
 
         self.trainer, self.looks, self.before = trainer, 0, dict[str, torch.Tensor]()
         self.probe, self.sites = probe_of(trainer), sites(trainer.model)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from nanogpt.config import change, compose
 from nanogpt.model.language_model import resolve_model
-from nanogpt.observe.cadence import due
-from nanogpt.observe.store import BINS, EDGES, Observation, Units, write
+from nanogpt.observers.cadence import due
+from nanogpt.observers.store import BINS, EDGES, Observation, Units, write
 from nanogpt.runs import Run
 from nanogpt.tokenizers.tables import CharTokenizer
 
@@ -76,7 +76,7 @@ def make_run(
 
 
 def make_foreign(out: Path | str, name: str = "foreign", *, steps: int = 200, layers: int = 3, units: int = 16) -> Run:
-    """A folder as `nanogpt.observe` leaves it for somebody's own module: no stream, no heads, no tokenizer."""
+    """A folder as `nanogpt.observers` leaves it for somebody's own module: no stream, no heads, no tokenizer."""
     run = Run(Path(out) / name)
     (run.path / "checkpoints").mkdir(parents=True)
     (run.path / "config.json").write_text(json.dumps({"observed": {"module": "Sequential(...)", "optimizer": "SGD"}}))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt.observe.checks.limits import LIMITS
+from nanogpt.observers.checks.limits import LIMITS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))

@@ -187,7 +187,6 @@ def test_a_dense_layer_is_fed_by_the_one_below() -> None:
     assert 0.4 < powers[-1] / powers[0] < 2.5  # 0.5^29 with gain 1
 
 
-
 @torch.no_grad()
 @pytest.mark.parametrize("text", ["mlp(crelu)", "mlp(maxout(k=3))", "mlp(quick_gelu)", "mlp(prelu)", "reglu",
                                   "clamped_swiglu", "mlp(xielu)", "mlp(snake)", "mlp(kan)"])  # fmt: skip

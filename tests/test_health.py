@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt.observe.attention import heads as observed_heads
-from nanogpt.observe.checks.attention import uniform_entropy
-from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.cures import Cures
-from nanogpt.observe.checks.limits import LIMITS
-from nanogpt.observe.checks.neurons import Deaths
-from nanogpt.observe.checks.updates import ratios
-from nanogpt.observe.findings import Finding
-from nanogpt.observe.health import health
-from nanogpt.observe.store import STATISTICS, Layers, Observation, Units, write
-from nanogpt.observe.summary import summary
+from nanogpt.observers.attention import heads as observed_heads
+from nanogpt.observers.checks.attention import uniform_entropy
+from nanogpt.observers.checks.case import Case, layer_of
+from nanogpt.observers.checks.cures import Cures
+from nanogpt.observers.checks.limits import LIMITS
+from nanogpt.observers.checks.neurons import Deaths
+from nanogpt.observers.checks.updates import ratios
+from nanogpt.observers.findings import Finding
+from nanogpt.observers.health import health
+from nanogpt.observers.store import STATISTICS, Layers, Observation, Units, write
+from nanogpt.observers.summary import summary
 from tests.observations import make_foreign, make_run
 
 UNIFORM = sum(math.log(2 * k) for k in range(1, 17)) / 16

@@ -20,9 +20,9 @@ from nanogpt.config import compose, presets
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.schemes import SCHEMES
-from nanogpt.observe.initial import Start, examine, warnings_at_start
-from nanogpt.observe.look import look
-from nanogpt.observe.probes import Probe, Words
+from nanogpt.observers.initial import Start, examine, warnings_at_start
+from nanogpt.observers.look import look
+from nanogpt.observers.probes import Probe, Words
 from nanogpt.parts import build
 from nanogpt.scale import scaled
 from nanogpt.tokenizers import expected_size

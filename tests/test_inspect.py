@@ -13,7 +13,7 @@ import pytest
 
 from nanogpt.cli.inspect import inspect
 from nanogpt.errors import UserError
-from nanogpt.observe.store import Layers, write
+from nanogpt.observers.store import Layers, write
 from nanogpt.runs import Run
 from tests.observations import make_foreign, make_run
 

@@ -30,7 +30,7 @@ ORDER = [
     "training",
     "generate",
     "hub",
-    "observe",
+    "observers",
     "study",
     "doctor",
     "diagram",

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from nanogpt.config import RunConfig, validate
-from nanogpt.observe.attach import attach
-from nanogpt.observe.observer import observe
-from nanogpt.observe.store import Layers
+from nanogpt.observers.attach import attach
+from nanogpt.observers.observer import observe
+from nanogpt.observers.store import Layers
 from nanogpt.runs import Run
 from nanogpt.training.loop import resume, train
 from nanogpt.training.machine import has_compiler

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from nanogpt.config import compose
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.observe.language import Words
-from nanogpt.observe.look import Probe, look, probe_of_config
-from nanogpt.observe.output import calibration, error, tenths
-from nanogpt.observe.store import Observation
+from nanogpt.observers.language import Words
+from nanogpt.observers.look import Probe, look, probe_of_config
+from nanogpt.observers.output import calibration, error, tenths
+from nanogpt.observers.store import Observation
 from tests.helpers import VOCAB, make, scrambled, tokens
 
 T = 8

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.observe.observer import observe
-from nanogpt.observe.store import Layers
+from nanogpt.observers.observer import observe
+from nanogpt.observers.store import Layers
 
 CONTEXT, WIDTH, HIDDEN, BATCH, STEPS = 3, 10, 100, 32, 1000
 

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from nanogpt.config import validate
 from nanogpt.errors import UserError
-from nanogpt.observe import around, cadence, store
-from nanogpt.observe.around import Observer
-from nanogpt.observe.attach import attach
-from nanogpt.observe.cadence import due, so_far
-from nanogpt.observe.language import Words
-from nanogpt.observe.neurons import STATES, histories, states
-from nanogpt.observe.observer import observe
-from nanogpt.observe.probes import Probe
-from nanogpt.observe.store import Layers, Observation, Units
+from nanogpt.observers import around, cadence, store
+from nanogpt.observers.around import Observer
+from nanogpt.observers.attach import attach
+from nanogpt.observers.cadence import due, so_far
+from nanogpt.observers.language import Words
+from nanogpt.observers.neurons import STATES, histories, states
+from nanogpt.observers.observer import observe
+from nanogpt.observers.probes import Probe
+from nanogpt.observers.store import Layers, Observation, Units
 from nanogpt.runs import OBSERVED, Run, list_runs
 from nanogpt.training.loop import resume, train
 from tests.helpers import make, tokens
@@ -315,7 +315,7 @@ def test_trouble_in_a_run_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(trainer: Any) -> None:
         raise MemoryError("too large a probe")
 
-    monkeypatch.setattr("nanogpt.observe.attach.probe_of", broken)
+    monkeypatch.setattr("nanogpt.observers.attach.probe_of", broken)
     ended = train(config, out=tmp_path / "runs", quiet=True, observer=attach, on_event=listen)
     assert ended.ending == "finished"
     assert len([note for note in notes if "observing ended at step 0: too large a probe" in note]) == 1

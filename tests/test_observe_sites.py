@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.activations import ACTIVATIONS
-from nanogpt.observe.look import Probe, look
-from nanogpt.observe.rest import is_activation, rest_of
-from nanogpt.observe.sites import sites
-from nanogpt.observe.store import Observation
+from nanogpt.observers.look import Probe, look
+from nanogpt.observers.rest import is_activation, rest_of
+from nanogpt.observers.sites import sites
+from nanogpt.observers.store import Observation
 from nanogpt.parts import build
 from tests.helpers import make, scrambled, tokens
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from nanogpt.observe.statistics import LIMIT, Rows, histogram, moments, sample
-from nanogpt.observe.store import BINS, EDGES, STATISTICS
+from nanogpt.observers.statistics import LIMIT, Rows, histogram, moments, sample
+from nanogpt.observers.store import BINS, EDGES, STATISTICS
 
 
 def expected(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import nanogpt as ng
 from nanogpt.errors import UserError
-from nanogpt.observe.trace import ablate, patch, trace
+from nanogpt.observers.trace import ablate, patch, trace
 from tests.helpers import VOCAB, scrambled, tokens
 
 

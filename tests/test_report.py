@@ -13,7 +13,7 @@ import pytest
 
 from nanogpt.cli.report import report as command
 from nanogpt.errors import UserError
-from nanogpt.observe.store import Layers
+from nanogpt.observers.store import Layers
 from nanogpt.runs import Run
 from nanogpt.views import FIGURES
 from nanogpt.views.report import report
@@ -200,7 +200,7 @@ def test_a_run_that_is_damaged_everywhere_is_reported_as_far_as_it_goes(tmp_path
 
 
 def test_a_newer_version_is_read_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nanogpt.observe import store
+    from nanogpt.observers import store
 
     run = make_run(tmp_path, "newer", steps=10, layers=2)
     seen = store.read(sorted(run.layers.glob("*.npz"))[-1])

@@ -13,8 +13,8 @@ import pytest
 
 from nanogpt.cli.hub import export
 from nanogpt.errors import UserError
-from nanogpt.observe.store import EDGES, STATISTICS, Layers
-from nanogpt.observe.tensorboard import export_tensorboard
+from nanogpt.observers.store import EDGES, STATISTICS, Layers
+from nanogpt.observers.tensorboard import export_tensorboard
 from nanogpt.runs import Run
 from tests.observations import make_run
 

@@ -17,11 +17,11 @@ from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.blocks import LAYOUTS
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.schemes import SCHEMES
-from nanogpt.observe.gaussian import through, units
-from nanogpt.observe.remedy import powers
-from nanogpt.observe.rest import rest_of
-from nanogpt.observe.theory import Theory, first_loss, predict
-from nanogpt.observe.verdict import condition, pace
+from nanogpt.observers.gaussian import through, units
+from nanogpt.observers.remedy import powers
+from nanogpt.observers.rest import rest_of
+from nanogpt.observers.theory import Theory, first_loss, predict
+from nanogpt.observers.verdict import condition, pace
 from nanogpt.parts import build
 from tests.helpers import TINY, make, tokens
 

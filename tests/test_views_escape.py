@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt.observe.store import read, write
+from nanogpt.observers.store import read, write
 from nanogpt.runs import Run
 from nanogpt.views.encode import in_script, jsonable, packed
 from nanogpt.views.report import report

@@ -13,7 +13,7 @@ import pytest
 from nanogpt import views
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
-from nanogpt.observe.store import EDGES, KINDS, STATISTICS, Layers, Observation, Units, read, write
+from nanogpt.observers.store import EDGES, KINDS, STATISTICS, Layers, Observation, Units, read, write
 from nanogpt.runs import Run
 from nanogpt.views import FIGURES
 from nanogpt.views.curves import smooth, thin

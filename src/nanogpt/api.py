@@ -22,9 +22,9 @@ from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.prepared import Precision, prepared
 from nanogpt.notebook import Comparison, compare
-from nanogpt.observe.attach import attach
-from nanogpt.observe.observer import observe
-from nanogpt.observe.trace import ablate, patch, trace
+from nanogpt.observers.attach import attach
+from nanogpt.observers.observer import observe
+from nanogpt.observers.trace import ablate, patch, trace
 from nanogpt.runs import Run
 from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints

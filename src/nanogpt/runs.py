@@ -8,7 +8,7 @@
       tokenizer.json
       metrics.jsonl      one object a line, one line a step
       samples.jsonl      text written while training
-      layers/            step-000200.npz, what observers saw (observe/store.py)
+      layers/            step-000200.npz, what observers saw (observers/store.py)
       checkpoints/       step-000500/{model.safetensors, state.safetensors, state.json}
 
 A whole file is written beside its place and renamed; a log is only appended to. So whatever moment a process is killed

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nanogpt.observe.checks.case import layer_of
-from nanogpt.observe.verdict import spans
+from nanogpt.observers.checks.case import layer_of
+from nanogpt.observers.verdict import spans
 
 WIDTH = 80
 ROWS = 20

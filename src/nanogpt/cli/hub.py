@@ -89,7 +89,7 @@ def export(
 
 
 def _events(run: Path, path: Path, json: bool) -> None:
-    from nanogpt.observe.tensorboard import export_tensorboard
+    from nanogpt.observers.tensorboard import export_tensorboard
     from nanogpt.runs import Run
 
     written = export_tensorboard(Run.open(run), path)

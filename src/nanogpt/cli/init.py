@@ -51,9 +51,9 @@ def init(
 
 
 def _look(config: RunConfig) -> dict[str, Any]:
-    from nanogpt.observe.initial import examine
-    from nanogpt.observe.look import look, probe_of_config
-    from nanogpt.observe.remedy import Cure, measured
+    from nanogpt.observers.initial import examine
+    from nanogpt.observers.look import look, probe_of_config
+    from nanogpt.observers.remedy import Cure, measured
 
     _check_weights(config)
     model, probe, _ = probe_of_config(config)

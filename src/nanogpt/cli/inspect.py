@@ -11,7 +11,7 @@ from nanogpt.cli.base import Json, RunPath, print_json
 from nanogpt.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpt.observe.store import Layers
+    from nanogpt.observers.store import Layers
     from nanogpt.runs import Run
 
 
@@ -32,8 +32,8 @@ def inspect(
     nanogpt inspect runs/mine --json
     """
     from nanogpt.cli.screen import screen
-    from nanogpt.observe.store import Layers
-    from nanogpt.observe.summary import summary
+    from nanogpt.observers.store import Layers
+    from nanogpt.observers.summary import summary
     from nanogpt.runs import Run
 
     opened = Run.open(run)

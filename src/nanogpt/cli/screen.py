@@ -24,7 +24,7 @@ LADDER = "▁▂▃▄▅▆▇█"
 
 
 def screen(found: Mapping[str, Any]) -> None:
-    """Print a summary (observe/summary.py) with `run`, `preset`, `corpus` and `problems`."""
+    """Print a summary (observers/summary.py) with `run`, `preset`, `corpus` and `problems`."""
     console = Console(width=WIDTH, highlight=False, markup=False, emoji=False)
     for line in lines(found):
         console.print(line, soft_wrap=True)

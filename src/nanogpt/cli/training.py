@@ -78,7 +78,7 @@ def _scaled(preset: str, budget: str, overrides: list[str], quiet: bool) -> RunC
 def _from_above() -> dict[str, Any]:
     """What the loop does not know: how to write a sample, and who looks inside."""
     from nanogpt.api import write_while_training
-    from nanogpt.observe.attach import attach
+    from nanogpt.observers.attach import attach
 
     return {"sampler": write_while_training, "observer": attach}
 

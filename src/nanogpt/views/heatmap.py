@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt.observe.store import KINDS, STATISTICS
+from nanogpt.observers.store import KINDS, STATISTICS
 from nanogpt.views.rows import ALL, KEYS, WORDS, chosen, groups, of, per_run
 from nanogpt.views.source import Numbers, Source
 from nanogpt.views.theme import DIVERGING, SEQUENTIAL, plain, ticks

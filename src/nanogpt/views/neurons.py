@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt.observe.checks.limits import RARE
+from nanogpt.observers.checks.limits import RARE
 from nanogpt.views.heatmap import frame
 from nanogpt.views.rows import of, per_run
 from nanogpt.views.source import Numbers, Source

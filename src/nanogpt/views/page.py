@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanogpt.observe.findings import Finding, worst_first
-from nanogpt.observe.health import health
+from nanogpt.observers.findings import Finding, worst_first
+from nanogpt.observers.health import health
 from nanogpt.runs import best_row
 from nanogpt.views.source import Source, differences
 from nanogpt.views.theme import color

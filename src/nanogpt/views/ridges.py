@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.observe.store import BINS, EDGES, KINDS
+from nanogpt.observers.store import BINS, EDGES, KINDS
 from nanogpt.views.rows import KEYS, OTHER, WORDS, groups, of, per_run
 from nanogpt.views.source import Numbers, Source
 from nanogpt.views.theme import MINUS, by_depth, faint, plain

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt.errors import UserError
-from nanogpt.observe.store import Layers
+from nanogpt.observers.store import Layers
 from nanogpt.runs import Run
 from nanogpt.tokenizers import Tokenizer, load_tokenizer
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from nanogpt.observe.checks.case import layer_of
-from nanogpt.observe.checks.limits import LIMITS, level, worse
-from nanogpt.observe.findings import Finding, Level, worst_first
-from nanogpt.observe.signals import Matrix
-from nanogpt.observe.theory import Theory
+from nanogpt.observers.checks.case import layer_of
+from nanogpt.observers.checks.limits import LIMITS, level, worse
+from nanogpt.observers.findings import Finding, Level, worst_first
+from nanogpt.observers.signals import Matrix
+from nanogpt.observers.theory import Theory
 
 STEADY = (1e2, 1e6)
 """Variance, last layer over first at the median layer's pace: suspicious, and hopeless without Adam. A residual stream

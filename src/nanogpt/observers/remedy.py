@@ -17,10 +17,10 @@ from nanogpt.model.init import Scheme
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.roles import Role, roles
 from nanogpt.model.schemes import SCHEMES
-from nanogpt.observe.initial import Start, a_pass, examine
-from nanogpt.observe.look import Probe, look, probe_of_config
-from nanogpt.observe.theory import Theory, predict
-from nanogpt.observe.verdict import BIASES, Fault, Numbers, judge
+from nanogpt.observers.initial import Start, a_pass, examine
+from nanogpt.observers.look import Probe, look, probe_of_config
+from nanogpt.observers.theory import Theory, predict
+from nanogpt.observers.verdict import BIASES, Fault, Numbers, judge
 from nanogpt.parts import build
 from nanogpt.spec import Spec, parse
 

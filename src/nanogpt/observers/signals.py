@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from nanogpt.model.activations import Activation
 from nanogpt.model.attention import Attend
 from nanogpt.model.part import Part
-from nanogpt.observe.gaussian import through, units
-from nanogpt.observe.rest import is_activation, rest_of
+from nanogpt.observers.gaussian import through, units
+from nanogpt.observers.rest import is_activation, rest_of
 
 PASSES = {
     "view", "reshape", "flatten", "unflatten", "transpose", "permute", "t", "contiguous", "to", "float", "type_as",

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from nanogpt.model.attention import Attend
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.observe.attention import Heads
-from nanogpt.observe.output import output
-from nanogpt.observe.store import Observation
+from nanogpt.observers.attention import Heads
+from nanogpt.observers.output import output
+from nanogpt.observers.store import Observation
 
 LENS = 64
 """Tokens at which the lens looks."""

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.observe.checks.case import layer_of
-from nanogpt.observe.checks.cures import Cures
-from nanogpt.observe.language import Words
-from nanogpt.observe.store import Observation
-from nanogpt.observe.theory import Theory, predict
-from nanogpt.observe.undisturbed import device_of
-from nanogpt.observe.verdict import Fault, Numbers, act_name, condition, judge, pace
+from nanogpt.observers.checks.case import layer_of
+from nanogpt.observers.checks.cures import Cures
+from nanogpt.observers.language import Words
+from nanogpt.observers.store import Observation
+from nanogpt.observers.theory import Theory, predict
+from nanogpt.observers.undisturbed import device_of
+from nanogpt.observers.verdict import Fault, Numbers, act_name, condition, judge, pace
 
 LINES = 3
 """Faults that are said when training starts."""
@@ -115,7 +115,7 @@ def warnings_at_start(model: nn.Module, seen: Observation, words: Words | None =
         return []
     start = examine(model, seen, words)
     if isinstance(model, LanguageModel):
-        from nanogpt.observe.remedy import by_theory  # builds on this file
+        from nanogpt.observers.remedy import by_theory  # builds on this file
 
         faults = by_theory(model, start).faults
     else:

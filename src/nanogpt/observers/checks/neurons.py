@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.observe.checks.case import Case
-from nanogpt.observe.checks.limits import RARE, level, worse
-from nanogpt.observe.findings import Finding
-from nanogpt.observe.store import STATISTICS, Units
+from nanogpt.observers.checks.case import Case
+from nanogpt.observers.checks.limits import RARE, level, worse
+from nanogpt.observers.findings import Finding
+from nanogpt.observers.store import STATISTICS, Units
 
 MEANS = {"rectified": "zero", "bounded": "saturated", "smooth": "nearly zero"}
 """What a dead unit's output is, on every token of the probe."""

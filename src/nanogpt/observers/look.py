@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.observe.language import Reading
-from nanogpt.observe.probes import Probe, probe_of, probe_of_config
-from nanogpt.observe.sites import Taken, Watch, counted, sites
-from nanogpt.observe.statistics import Rows
-from nanogpt.observe.store import Observation
-from nanogpt.observe.undisturbed import eager, undisturbed
+from nanogpt.observers.language import Reading
+from nanogpt.observers.probes import Probe, probe_of, probe_of_config
+from nanogpt.observers.sites import Taken, Watch, counted, sites
+from nanogpt.observers.statistics import Rows
+from nanogpt.observers.store import Observation
+from nanogpt.observers.undisturbed import eager, undisturbed
 
 
 def look(model: nn.Module, probe: Probe, step: int = 0, *, weights: bool = True) -> Observation:

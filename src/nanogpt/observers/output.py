@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanogpt.observe.store import Observation
+from nanogpt.observers.store import Observation
 
 CONFIDENCES = 15
 """Bins of the expected calibration error, of equal width: Guo et al. 2017 (arXiv:1706.04599), equation 3."""

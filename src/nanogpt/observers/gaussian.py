@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nanogpt.observe.rest import Rest
+from nanogpt.observers.rest import Rest
 
 POINTS, REACH = 1024, 8.0
 """Of the midpoint rule, over so many standard deviations on either side: 1e-4 off where f bends, 1% where it jumps."""

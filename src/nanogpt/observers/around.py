@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nanogpt.observe import store
-from nanogpt.observe.cadence import due, so_far
-from nanogpt.observe.initial import warnings_at_start
-from nanogpt.observe.look import into, look
-from nanogpt.observe.probes import Probe
-from nanogpt.observe.statistics import Rows, sample
-from nanogpt.observe.store import Observation
-from nanogpt.observe.undisturbed import eager
+from nanogpt.observers import store
+from nanogpt.observers.cadence import due, so_far
+from nanogpt.observers.initial import warnings_at_start
+from nanogpt.observers.look import into, look
+from nanogpt.observers.probes import Probe
+from nanogpt.observers.statistics import Rows, sample
+from nanogpt.observers.store import Observation
+from nanogpt.observers.undisturbed import eager
 
 
 class Observer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanogpt.observe.around import Observer
-from nanogpt.observe.probes import Probe, probe_of
+from nanogpt.observers.around import Observer
+from nanogpt.observers.probes import Probe, probe_of
 
 
 def attach(trainer: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from nanogpt.observe.findings import Level
+from nanogpt.observers.findings import Level
 
 
 class Limit(NamedTuple):

@@ -20,9 +20,9 @@ from nanogpt.data.shards import Tokens
 from nanogpt.data.shards import prepare as prepare_tokens
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.language_model import field as named
-from nanogpt.observe.language import Words
-from nanogpt.observe.rest import Rest
-from nanogpt.observe.sites import Site
+from nanogpt.observers.language import Words
+from nanogpt.observers.rest import Rest
+from nanogpt.observers.sites import Site
 from nanogpt.tokenizers import Tokenizer, tokenizer_for
 
 SHARE = 8

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.observe.checks.cures import Cures
-from nanogpt.observe.checks.limits import GROWN, YOUNG
-from nanogpt.observe.store import Layers, Observation
+from nanogpt.observers.checks.cures import Cures
+from nanogpt.observers.checks.limits import GROWN, YOUNG
+from nanogpt.observers.store import Layers, Observation
 
 
 def layer_of(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nanogpt.observe.signals import Edge, Pass, Rule, Signal
+from nanogpt.observers.signals import Edge, Pass, Rule, Signal
 
 
 def _linear(walk: Pass, name: str, args: Any, kwargs: Any, out: Tensor) -> bool:

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 
-from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.limits import LATE, LIMITS, level, level_below, worse
-from nanogpt.observe.findings import Finding
+from nanogpt.observers.checks.case import Case, layer_of
+from nanogpt.observers.checks.limits import LATE, LIMITS, level, level_below, worse
+from nanogpt.observers.findings import Finding
 
 QUERIES, LONGEST = 16, 1024
 """Queries of a window that are looked at, evenly spaced, and tokens of a window at most (attention.py and probes.py,

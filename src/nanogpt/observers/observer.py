@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nanogpt.errors import UserError
-from nanogpt.observe.around import Observer
-from nanogpt.observe.probes import Probe, of_first_batch, of_pair
-from nanogpt.observe.undisturbed import eager
+from nanogpt.observers.around import Observer
+from nanogpt.observers.probes import Probe, of_first_batch, of_pair
+from nanogpt.observers.undisturbed import eager
 from nanogpt.runs import OBSERVED, Run, as_json
 from nanogpt.training.world import is_main
 

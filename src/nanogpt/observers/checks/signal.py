@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.limits import LIMITS, level, level_below
-from nanogpt.observe.findings import Finding
-from nanogpt.observe.store import KINDS, STATISTICS
+from nanogpt.observers.checks.case import Case, layer_of
+from nanogpt.observers.checks.limits import LIMITS, level, level_below
+from nanogpt.observers.findings import Finding
+from nanogpt.observers.store import KINDS, STATISTICS
 
 FINITE = [STATISTICS.index(name) for name in ("mean", "std", "min", "max", "norm")]
 """Columns that are numbers whenever what they describe is."""

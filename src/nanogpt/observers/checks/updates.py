@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.limits import LIMITS, USUAL, level, level_below
-from nanogpt.observe.findings import Finding, Level
+from nanogpt.observers.checks.case import Case, layer_of
+from nanogpt.observers.checks.limits import LIMITS, USUAL, level, level_below
+from nanogpt.observers.findings import Finding, Level
 
 
 def ratios(case: Case) -> dict[str, NDArray[np.float64]]:

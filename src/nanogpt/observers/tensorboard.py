@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanogpt.errors import UserError
 from nanogpt.files import one_line
-from nanogpt.observe.store import BINS, EDGES, KINDS, STATISTICS, Layers, Observation
+from nanogpt.observers.store import BINS, EDGES, KINDS, STATISTICS, Layers, Observation
 from nanogpt.runs import Run
 
 SINGLE = ("loss", "output/entropy", "output/error")

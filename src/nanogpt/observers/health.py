@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nanogpt.observe.checks.attention import heads
-from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.neurons import dead_units, lopsided_units, saturation
-from nanogpt.observe.checks.output import calibration
-from nanogpt.observe.checks.signal import activations, gradients, idle_blocks, not_finite
-from nanogpt.observe.checks.updates import rates
-from nanogpt.observe.findings import Finding, worst_first
-from nanogpt.observe.store import Layers
+from nanogpt.observers.checks.attention import heads
+from nanogpt.observers.checks.case import Case, layer_of
+from nanogpt.observers.checks.neurons import dead_units, lopsided_units, saturation
+from nanogpt.observers.checks.output import calibration
+from nanogpt.observers.checks.signal import activations, gradients, idle_blocks, not_finite
+from nanogpt.observers.checks.updates import rates
+from nanogpt.observers.findings import Finding, worst_first
+from nanogpt.observers.store import Layers
 
 CHECKS: dict[str, Callable[[Case], list[Finding]]] = {
     "what is finite": not_finite,
@@ -26,7 +26,7 @@ CHECKS: dict[str, Callable[[Case], list[Finding]]] = {
     "attention": heads,
     "calibration": calibration,
 }
-"""What is looked for (observe/checks/); limits and their sources are in checks/limits.py."""
+"""What is looked for (observers/checks/); limits and their sources are in checks/limits.py."""
 
 
 def health(layers: Layers, settings: Mapping[str, Any] | None = None) -> list[Finding]:

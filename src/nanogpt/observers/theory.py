@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nanogpt.observe.rules import RULES
-from nanogpt.observe.signals import Matrix, Pass, Signal
-from nanogpt.observe.undisturbed import undisturbed
+from nanogpt.observers.rules import RULES
+from nanogpt.observers.signals import Matrix, Pass, Signal
+from nanogpt.observers.undisturbed import undisturbed
 
 
 @dataclass

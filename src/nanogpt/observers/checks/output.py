@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanogpt.observe.checks.case import Case
-from nanogpt.observe.checks.limits import level, worse
-from nanogpt.observe.findings import Finding
+from nanogpt.observers.checks.case import Case
+from nanogpt.observers.checks.limits import level, worse
+from nanogpt.observers.findings import Finding
 
 
 def calibration(case: Case) -> list[Finding]:

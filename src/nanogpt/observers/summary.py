@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt.observe.checks.case import Case, layer_of
-from nanogpt.observe.checks.neurons import deaths
-from nanogpt.observe.checks.updates import ratios
-from nanogpt.observe.findings import ORDER, Finding
-from nanogpt.observe.health import health
-from nanogpt.observe.store import Layers, Observation
+from nanogpt.observers.checks.case import Case, layer_of
+from nanogpt.observers.checks.neurons import deaths
+from nanogpt.observers.checks.updates import ratios
+from nanogpt.observers.findings import ORDER, Finding
+from nanogpt.observers.health import health
+from nanogpt.observers.store import Layers, Observation
 
 WORDS = {"bad": "ill", "warn": "look", "good": "well"}
 """A level as a verdict; `look` is what someone should look at."""

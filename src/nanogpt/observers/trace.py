@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError, nearest
 from nanogpt.model.attention import Attend
-from nanogpt.observe.attention import weighed
-from nanogpt.observe.sites import first_tensor
-from nanogpt.observe.undisturbed import device_of, eager, undisturbed
+from nanogpt.observers.attention import weighed
+from nanogpt.observers.sites import first_tensor
+from nanogpt.observers.undisturbed import device_of, eager, undisturbed
 
 WEIGHTS = ".weights"
 """What attention weights are called after the name of their module, (B, H, T, S)."""

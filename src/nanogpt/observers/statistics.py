@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanogpt.observe.store import BINS, OCTAVES, STATISTICS
+from nanogpt.observers.store import BINS, OCTAVES, STATISTICS
 
 LIMIT = 2**14
 """Numbers of a tensor that are looked at: all of them up to here, evenly spaced ones of a larger tensor. A mean over

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from nanogpt.model.activations import Identity
 from nanogpt.model.ffn import Gated
-from nanogpt.observe.rest import PRODUCT, Rest, is_activation, rest_of
-from nanogpt.observe.statistics import Rows
-from nanogpt.observe.store import Units
+from nanogpt.observers.rest import PRODUCT, Rest, is_activation, rest_of
+from nanogpt.observers.statistics import Rows
+from nanogpt.observers.store import Units
 
 NO_SITE = (nn.ModuleList, nn.ModuleDict, nn.Identity, nn.modules.dropout._DropoutNd, Identity)
 ROOT = "model"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.observe.store import Layers
+from nanogpt.observers.store import Layers
 
 STATES = ("dead", "rare", "normal", "always")
 """Words for the codes of `states`: never active; on less than RARE of the tokens; in between; on every one."""
