@@ -57,7 +57,22 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sample", "eval", "show", "runs", "data", "import", "export", "compare", "doctor"]
+    "command",
+    [
+        "train",
+        "sample",
+        "eval",
+        "show",
+        "init",
+        "inspect",
+        "report",
+        "runs",
+        "data",
+        "import",
+        "export",
+        "compare",
+        "doctor",
+    ],
 )
 def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) -> None:
     text = nanogpt(command, "--help", cwd=tmp_path).stdout
