@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
+from nanogpt.model import causal as blocks
 from nanogpt.model.ends import cap
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS
@@ -210,6 +211,8 @@ def attend(
         mask = (bias if visible is None else bias.masked_fill(~visible, float("-inf"))).to(q_BHTE.dtype)
     if softcap:
         return _attend_capped(q_BHTE, k_BKSE, v_BKSE, mask, scale, dropout, softcap)
+    if causal and bias is None and not dropout and blocks.suits(q_BHTE):
+        return blocks.attend_causally(q_BHTE, k_BKSE, v_BKSE, scale)
     if T == 1 and H != K:  # one new token: the queries of a key head side by side, so that each key is read once
         q_BKGE = q_BHTE.reshape(-1, K, H // K, q_BHTE.shape[3])
         if mask is not None and mask.shape[1] == H:
