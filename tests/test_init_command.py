@@ -23,6 +23,7 @@ from nanogpt.model.schemes import SCHEMES
 from nanogpt.observers.initial import Start, examine, warnings_at_start
 from nanogpt.observers.look import look
 from nanogpt.observers.probes import Probe, Words
+from nanogpt.observers.verdict import spans
 from nanogpt.parts import build
 from nanogpt.scale import scaled
 from nanogpt.tokenizers import expected_size
@@ -297,3 +298,7 @@ def test_what_cannot_be_looked_at(corpus: Path) -> None:
     done = nanogpt("init", "ngram", *SMALL[:2], cwd=corpus, status=2)
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_layers_of_a_plain_sequence_are_numbers() -> None:
+    assert spans(["5", "7", "8", "blocks.0", "blocks.1", "head"]) == "5, 7-8, blocks.0-1, head"

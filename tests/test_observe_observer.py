@@ -397,3 +397,25 @@ def test_a_neuron_that_a_large_step_kills(tmp_path: Path) -> None:
         loop(model, optimizer, 11, x, y)
     (history,) = [h for h in histories(Layers(tmp_path / "it"), "1") if h.unit == 3]
     assert (history.died, history.back, history.dead, history.bias) == (10, None, True, -50)
+
+
+def test_what_cannot_be_logged_stops_nobody(tmp_path: Path) -> None:
+    """Numpy's numbers are numbers; what is none is said once."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    watch = observe(model, optimizer, probe=(torch.randn(4, 3), torch.randn(4, 1)), out=tmp_path, name="a", steps=2)
+    for row in ({"loss": np.float32(0.5)}, {"loss": torch.zeros(3)}, {"loss": "high"}):
+        model(torch.randn(4, 3)).sum().backward()
+        optimizer.step()
+        watch.log(**row)
+    watch.close()
+    assert [row["train/loss"] for row in Run(tmp_path / "a").metrics()] == [0.5]
+
+
+def test_an_observation_without_numbers_is_a_word(tmp_path: Path) -> None:
+    """Arrays of letters where numbers should be are damage, found when the file is read."""
+    folder = tmp_path / "layers"
+    seen = store.Observation(3, {"loss": np.array("high")}, {})
+    store.write(folder, seen)
+    layers = store.Layers(tmp_path)
+    assert layers.steps == [] and "loss has no numbers" in layers.problems[0]

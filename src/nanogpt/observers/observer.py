@@ -107,13 +107,13 @@ class Watching:
         and `val_loss` become `train/loss` and `val/loss`, which the curves go by."""
         if self.run is None:
             return
-        row = {_KEYS.get(key, key): _number(value) for key, value in numbers.items()}
         facts = {"step": self.step, "seconds": round(time.perf_counter() - self._started, 6)}
         try:
+            row = {_KEYS.get(key, key): _number(value) for key, value in numbers.items()}
             self.run.log({**facts, **row})
-        except OSError as error:
+        except (OSError, TypeError, ValueError, RuntimeError) as error:  # no reason to stop a training
             if self._observer is not None and not self._observer.failed:
-                self._observer.end(f"{self.run.path}: {error.strerror or error}")
+                self._observer.end(f"{self.run.path}: {getattr(error, 'strerror', None) or error}")
 
     def close(self) -> None:
         """Look no more; what was seen stays."""
@@ -196,7 +196,7 @@ def _copied(value: Any) -> Any:
 
 
 def _number(value: Any) -> float | int | None:
-    number = value.item() if isinstance(value, Tensor) else value
+    number = value.item() if hasattr(value, "item") else value  # a tensor, or one of numpy's
     return number if isinstance(number, int) or math.isfinite(number) else None
 
 

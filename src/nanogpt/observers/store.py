@@ -150,6 +150,11 @@ def read(path: Path) -> Observation:
 
 def _check(seen: Observation) -> None:
     """KeyError or TypeError where rows and names do not fit."""
+    strange = [name for name, array in seen.arrays.items() if array.dtype.kind not in "fiub"]
+    if strange:
+        raise TypeError(f"{strange[0]} has no numbers")
+    if not isinstance(seen.facts, dict) or not isinstance(seen.facts.get("tokens", 0), int):
+        raise TypeError("facts are not what they should be")
     for kind in KINDS:
         rows = len(seen.names.get(kind, []))
         if rows and seen.arrays[f"{kind}/moments"].shape != (rows, len(STATISTICS)):

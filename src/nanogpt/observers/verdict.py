@@ -221,4 +221,5 @@ def spans(names: Sequence[str]) -> str:
             parts[-1] = (stem, parts[-1][1], int(number))
         else:
             parts.append((stem, int(number), int(number)))
-    return ", ".join(s if a < 0 else f"{s}.{a}" if a == b else f"{s}.{a}-{b}" for s, a, b in parts)
+    dotted = [(f"{stem}." if stem and first >= 0 else stem, first, last) for stem, first, last in parts]
+    return ", ".join(s if a < 0 else f"{s}{a}" if a == b else f"{s}{a}-{b}" for s, a, b in dotted)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nanogpt.observers.checks.case import Case, layer_of
 from nanogpt.observers.checks.limits import LIMITS, USUAL, level, level_below
+from nanogpt.observers.checks.signal import activations, gradients
 from nanogpt.observers.findings import Finding, Level
 
 
@@ -49,7 +50,10 @@ def rates(case: Case) -> list[Finding]:
     if not known or not case.grown:
         return []
     found: list[Finding] = []
+    faint = bool(gradients(case) or activations(case))  # then updates are small for want of a signal, not of a rate
     for limit, quantile, judge in (("too low", 75, level_below), ("too high", 50, level)):
+        if faint and limit == "too low":
+            continue
         typical = {name: float(np.percentile(values, quantile)) for name, values in known.items()}
         ill = {name: value for name, value in typical.items() if judge(value, limit) != "good"}
         if 2 * len(ill) > len(typical):
