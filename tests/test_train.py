@@ -62,7 +62,7 @@ def config(text: Path) -> Callable[..., RunConfig]:
                 "norm": "rmsnorm",
             },
             "optim": {"optimizer": "adamw(lr=0.01)", "schedule": "cosine(warmup=2)"},
-            "train": {"steps": 12, "batch": 4, "eval_every": 6, "threads": 2},
+            "train": {"steps": 12, "batch": 4, "eval_every": 6, "threads": 1},
         }
         for section, values in changes.items():
             if isinstance(values, dict):
@@ -646,7 +646,7 @@ def test_plain_lines_and_the_live_display(tmp_path: Path, config: Callable[..., 
         "parameters: embed",
         "FLOP a token",
         "memory",
-        "machine    cpu, 2 threads",
+        "machine    cpu, 1 thread",
         "step 12/12",
         "val ",
         "bpb ",
