@@ -5,7 +5,7 @@ B batch, T new tokens, S all tokens seen, D dim, H heads, K kv_heads, E head_dim
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -154,19 +154,8 @@ class Attention(Part):
 class Attend(nn.Module):
     """`attend` as a module, so that an observer can hook the queries and keys as they meet."""
 
-    def forward(
-        self,
-        q_BHTE: Tensor,
-        k_BKSE: Tensor,
-        v_BKSE: Tensor,
-        *,
-        visible: Tensor | None,
-        bias: Tensor | None,
-        scale: float,
-        dropout: float,
-        softcap: float = 0.0,
-    ) -> Tensor:
-        return attend(q_BHTE, k_BKSE, v_BKSE, visible=visible, bias=bias, scale=scale, dropout=dropout, softcap=softcap)
+    def forward(self, q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, **how: Any) -> Tensor:
+        return attend(q_BHTE, k_BKSE, v_BKSE, **how)
 
 
 class EachHead(nn.ModuleList):
