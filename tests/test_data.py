@@ -52,7 +52,7 @@ def test_shakespeare_has_the_published_counts(spec: str, train: int, val: int, d
 def test_shakespeares_test_split_is_never_in_train(data_dir: Path) -> None:
     with pytest.raises(UserError, match="no split 'test'"):
         text_of(opened("shakespeare"), "test")
-    carved = open_corpus(DataConfig(corpus="shakespeare"), carve_test=True)
+    carved = open_corpus(DataConfig(corpus="shakespeare", carve="test"))
     text = (data_dir / "corpora" / "tinyshakespeare.txt").read_text()
     assert text_of(carved, "train") + text_of(carved, "test") + text_of(carved, "val") == text
     assert text_of(carved, "val") == text[1_003_854:]

@@ -62,6 +62,9 @@ class DataConfig(Section):
         0.05, gt=0, le=0.5, description="share of the text for validation, where the corpus has no split"
     )
     test: float = Field(0.05, gt=0, le=0.4, description="share of the text for the test split, likewise")
+    carve: Literal["none", "test"] = Field(
+        "none", description="test: a text whose literature has no test split gets one, from the end of train"
+    )
 
 
 class ModelConfig(Section):

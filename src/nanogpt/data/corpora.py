@@ -32,10 +32,10 @@ from nanogpt.errors import UserError, nearest
 from nanogpt.files import short_name
 
 
-def open_corpus(config: DataConfig, carve_test: bool = False) -> Corpus:
+def open_corpus(config: DataConfig) -> Corpus:
     """The corpus that the configuration names.
 
-    `carve_test`: give a test split to a corpus whose literature has none (Tiny Shakespeare), taken
+    `data.carve=test` gives a test split to a corpus whose literature has none (Tiny Shakespeare), taken
     from the end of train. Train is then shorter: the two never overlap, so a model trained without
     carving has no test split at all rather than one that it has seen.
     """
@@ -43,7 +43,7 @@ def open_corpus(config: DataConfig, carve_test: bool = False) -> Corpus:
     if not items:
         raise UserError("data.corpus: an empty list; name a corpus, a file, a folder or a glob")
     if len(items) == 1 and items[0] in CORPORA:
-        return CORPORA[items[0]](config, carve_test)
+        return CORPORA[items[0]](config)
     if len(items) == 1 and Path(items[0]).expanduser().is_file():
         return _own_file(Path(items[0]).expanduser(), config)
     return _own_files(items, config)

@@ -69,7 +69,7 @@ PEPS = Source("peps.txt", "9dd93e082503ea27f99b4eece4ce71f3f1661b597e9b40633f8ed
 WIKITEXT2 = Source("wikitext2_valid.txt", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8", "")
 
 
-def _python(config: DataConfig, carve_test: bool) -> Corpus:
+def _python(config: DataConfig) -> Corpus:
     """The standard library's own source: each file a document, split by file.
 
     Files go by the hash of their path, so that a split mixes all topics and does not change when
@@ -132,7 +132,7 @@ def _digest(root: Path, paths: Sequence[Path]) -> dict[str, object]:
     return {"sha256": digest.hexdigest(), "skipped": skipped}
 
 
-def _shakespeare(config: DataConfig, carve_test: bool) -> Corpus:
+def _shakespeare(config: DataConfig) -> Corpus:
     """Tiny Shakespeare as nanoGPT splits it: the first int(0.9 n) characters train, the rest is val."""
     if config.batching in ("pad", "pack"):
         raise UserError(
@@ -143,7 +143,7 @@ def _shakespeare(config: DataConfig, carve_test: bool) -> Corpus:
     size = path.stat().st_size  # pure ASCII: a byte is a character
     cut = int(0.9 * size)
     parts: dict[str, list[Segment]] = {"train": [(path, 0, cut)], "val": [(path, cut, size)]}
-    if carve_test:
+    if config.carve == "test":
         carved = line_end(path, cut - int(0.05 * cut), cut)
         assert carved
         parts |= {"train": [(path, 0, carved)], "test": [(path, carved, cut)]}
@@ -153,12 +153,12 @@ def _shakespeare(config: DataConfig, carve_test: bool) -> Corpus:
         sha256=SHAKESPEARE.sha256,
         documents=False,
         batching="stream",
-        rule="last tenth is val" + (", test is the last twentieth of train" if carve_test else ""),
+        rule="last tenth is val" + (", test is the last twentieth of train" if config.carve == "test" else ""),
         parts={name: stream(segments) for name, segments in parts.items()},
     )
 
 
-def _names(config: DataConfig, carve_test: bool) -> Corpus:
+def _names(config: DataConfig) -> Corpus:
     """makemore's 32,033 names, one document each, shuffled and split 80/10/10 as its lectures do."""
 
     def order(count: int) -> list[int]:
@@ -171,13 +171,13 @@ def _names(config: DataConfig, carve_test: bool) -> Corpus:
     return _some_names("names", config, "shuffled with seed 42, 80/10/10", order, spans)
 
 
-def _names_all(config: DataConfig, carve_test: bool) -> Corpus:
+def _names_all(config: DataConfig) -> Corpus:
     """All names in the file's order as train and as val: what makemore's counts of the first lecture are of."""
     spans = {name: lambda n: (0, n) for name in ("train", "val")}
     return _some_names("names-all", config, "train and val are both all of it", lambda n: list(range(n)), spans)
 
 
-def _names_makemore(config: DataConfig, carve_test: bool) -> Corpus:
+def _names_makemore(config: DataConfig) -> Corpus:
     """The names as makemore.py splits them: the last 1,000 of a permutation are its test, on which it chooses."""
 
     def order(count: int) -> list[int]:
@@ -213,7 +213,7 @@ def _some_names(name: str, config: DataConfig, rule: str, order: Callable[[int],
     )
 
 
-def _brown(config: DataConfig, carve_test: bool) -> Corpus:
+def _brown(config: DataConfig) -> Corpus:
     """The Brown corpus as one stream of words: the first 800,000 train, 200,000 val, the rest test (Bengio 2003)."""
     path = find(BROWN)
     if config.batching in ("pad", "pack"):
@@ -238,10 +238,10 @@ def _brown(config: DataConfig, carve_test: bool) -> Corpus:
     )
 
 
-def _one_file(name: str, source: Source) -> Callable[[DataConfig, bool], Corpus]:
+def _one_file(name: str, source: Source) -> Callable[[DataConfig], Corpus]:
     """A file that is one stream, without a split of its own: train, test, val by position, at line ends."""
 
-    def corpus(config: DataConfig, carve_test: bool) -> Corpus:
+    def corpus(config: DataConfig) -> Corpus:
         path = find(source)
         if config.batching in ("pad", "pack"):
             raise UserError(
@@ -262,7 +262,7 @@ def _one_file(name: str, source: Source) -> Callable[[DataConfig, bool], Corpus]
     return corpus
 
 
-def _tinystories(config: DataConfig, carve_test: bool) -> Corpus:
+def _tinystories(config: DataConfig) -> Corpus:
     """The first 2 MiB of TinyStories' training file: a story is a document; split by position."""
     path = find(TINYSTORIES)
     content = path.read_bytes()
@@ -299,7 +299,7 @@ SOURCES = {
     "wikitext2": WIKITEXT2,
     "peps": PEPS,
 }
-CORPORA: dict[str, Callable[[DataConfig, bool], Corpus]] = {
+CORPORA: dict[str, Callable[[DataConfig], Corpus]] = {
     "python": _python,
     "shakespeare": _shakespeare,
     "names": _names,

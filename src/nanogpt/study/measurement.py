@@ -1,0 +1,63 @@
+"""What a study measures beyond the losses of its arms: numbers, and charts as plain data.
+
+A function named in the plan's `measure` gets the study and answers a `Measurement`. It is kept as JSON beside the runs,
+so a report can be drawn again without measuring, and how a chart looks is decided by views/, in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["lines", "points", "bars", "heatmap"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line, set of points or bars. x: numbers, or words where the axis is one of names. low, high: a band or an
+    interval around y. dash: "dot" for what is predicted or published rather than measured."""
+
+    name: str
+    x: Sequence[Any]
+    y: Sequence[float | None]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    dash: Literal["solid", "dash", "dot"] = "solid"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure. title: what it shows, in a few words; text: a sentence or two below it; x, y: axis titles with units.
+
+    heatmap: each series is a row, its name on the y axis, and `z` is the title of the colours.
+    """
+
+    title: str
+    text: str
+    x: str
+    y: str
+    series: Sequence[Series]
+    kind: Kind = "lines"
+    z: str = ""
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """numbers: by the names that the plan's checks use. findings: sentences with the numbers in them. charts: in the
+    order of the report."""
+
+    numbers: dict[str, float] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def of(table: dict[str, Any]) -> Measurement:
+        """As it was written by `as_dict`."""
+        charts = [Chart(**{**one, "series": [Series(**line) for line in one["series"]]}) for one in table["charts"]]
+        return Measurement(table["numbers"], table["findings"], charts)
