@@ -18,6 +18,7 @@ from nanogpt.cli.machine import doctor
 from nanogpt.cli.models import show
 from nanogpt.cli.report import report
 from nanogpt.cli.runs import runs
+from nanogpt.cli.study import study
 from nanogpt.cli.training import data, evaluate, sample, train
 from nanogpt.errors import UserError
 
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name=name)(command)
+app.add_typer(study, name="study")
 
 
 def main() -> None:

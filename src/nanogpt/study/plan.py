@@ -126,6 +126,7 @@ class Plan(Section):
         [], description="functions FILE.py:NAME beside this file, called when all runs are there"
     )
     not_controlled: list[str] = Field([], description="what the author knows to be left open")
+    is_quick: bool = Field(False, description="whether it is the quick form")
     folder: str = Field("", description="where this file lies; measure is looked for there")
 
     @model_validator(mode="before")
@@ -146,6 +147,9 @@ class Plan(Section):
         return [arm for arm in self.arms if any(fnmatchcase(arm, pattern) for pattern in patterns)]
 
 
+SECTIONS: dict[str, type[Section]] = {"arms": Arm, "sweep": Sweep, "claims": Claim, "checks": Check}
+
+
 def _arm(value: Any) -> Any:
     return {"set": list(value)} if isinstance(value, (list, tuple)) else value
 
@@ -156,7 +160,7 @@ def _product(grid: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
         return {}
     arms = {}
     for choice in product(*(axis.items() for axis in grid.values())):
-        made = Arm()
+        made = Arm.model_validate({})
         for _, value in choice:
             made = made.then(Arm.model_validate(_arm(value)))
         arms["-".join(word for word, _ in choice)] = made
@@ -215,7 +219,8 @@ def _quick(table: dict[str, Any], changes: Any) -> dict[str, Any]:
         raise UserError("quick: a table of what is different")
     kept = changes.get("arms")
     table = {**table, **{k: v for k, v in changes.items() if k not in ("set", "arms")}}
-    table |= {"name": f"{table.get('name')}-quick", "set": [*table.get("set", []), *changes.get("set", [])]}
+    table |= {"is_quick": True, "name": f"{table.get('name')}-quick"}
+    table["set"] = [*table.get("set", []), *changes.get("set", [])]
     if kept is None:
         return table
     whole = Plan.model_validate(table)
@@ -235,7 +240,7 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
-        owner = {"arms": Arm, "sweep": Sweep, "claims": Claim, "checks": Check}.get(str(first["loc"][0]), Plan)
+        owner = SECTIONS.get(str(first["loc"][0]), Plan)
         return f"no key '{place}'{nearest(str(first['loc'][-1]), owner.model_fields)}"
     if first["type"] == "missing":
         return f"{place}: needs a value"

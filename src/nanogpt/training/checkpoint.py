@@ -32,7 +32,7 @@ from nanogpt.files import LEFT_OVER, sync_folder
 from nanogpt.runs import CHECKPOINTS, Run, as_json, digest_of, step_of
 from nanogpt.training.average import RAW, Average
 from nanogpt.training.fitting import make_room, sizes_unknown
-from nanogpt.training.nonfinite import HINT, first_bad_parameter
+from nanogpt.training.nonfinite import HINT, NotFinite, first_bad_parameter
 
 MODEL, STATE, FACTS = "model.safetensors", "state.safetensors", "state.json"
 
@@ -73,7 +73,7 @@ def save(run: Run, progress: Progress, model: nn.Module, optimizers: Sequence[Op
          mean: Mapping[str, Tensor] | None = None) -> Path:  # fmt: skip
     """Write a checkpoint, then remove those that are neither it nor the best. `mean`: of the weights, if kept."""
     if bad := first_bad_parameter(model):
-        raise RunError(f"{bad} is not finite after step {progress.step}: not saved; {kept(run)}; {HINT}")
+        raise NotFinite(f"{bad} is not finite after step {progress.step}: not saved; {kept(run)}; {HINT}")
     folder = run.path / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     beside = folder / f".{secrets.token_hex(4)}"

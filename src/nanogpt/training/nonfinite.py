@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nanogpt.errors import RunError
+
 HINT = "a lower optim.optimizer.lr or a longer warm-up usually helps"
+
+
+class NotFinite(RunError):
+    """A loss, a gradient or a weight is no number any more."""
 
 
 def _finite(value: Any) -> bool:

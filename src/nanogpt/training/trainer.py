@@ -20,7 +20,6 @@ from torch import Tensor
 
 from nanogpt.data.batches import Batch, Sampler
 from nanogpt.data.shards import Tokens
-from nanogpt.errors import RunError
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build
 from nanogpt.runs import Run
@@ -31,7 +30,7 @@ from nanogpt.training.checkpoint import Checkpoint, Progress, full_disk_is_one_l
 from nanogpt.training.evaluate import Evaluation, evaluate, to_device
 from nanogpt.training.fitting import SCORED, beginning, fit
 from nanogpt.training.interrupt import Interrupt
-from nanogpt.training.nonfinite import HINT, first_bad_gradient, first_bad_module
+from nanogpt.training.nonfinite import HINT, NotFinite, first_bad_gradient, first_bad_module
 from nanogpt.training.progress import Listener
 from nanogpt.training.setup import Material, build_model, step_seed
 from nanogpt.training.world import World
@@ -246,7 +245,7 @@ class Trainer:
             "step_tokens": scored,
         }
 
-    def _diverged(self, batch: Batch, number: int, values: Mapping[str, float]) -> RunError:
+    def _diverged(self, batch: Batch, number: int, values: Mapping[str, float]) -> NotFinite:
         what = "the loss" if not math.isfinite(values["loss"]) else "the gradient"
         gradient = first_bad_gradient(self.model)
 
@@ -258,7 +257,7 @@ class Trainer:
 
         return self._not_finite(f"{what} is not finite in step {number + 1}", forward, gradient)
 
-    def _not_finite(self, what: str, forward: Callable[[], Any], gradient: str | None = None) -> RunError:
+    def _not_finite(self, what: str, forward: Callable[[], Any], gradient: str | None = None) -> NotFinite:
         """Say where it happened: what was computed is run again, uncompiled, and every module's output watched."""
         module = first_bad_module(self.model, forward)
         if module:
@@ -267,7 +266,7 @@ class Trainer:
             where = f"all outputs are finite; the first gradient that is not is of {gradient}"
         else:
             where = "every module's output is finite: it is the loss itself"
-        return RunError(f"{what}: {where}; {checkpoints.kept(self.run)}; {HINT}")
+        return NotFinite(f"{what}: {where}; {checkpoints.kept(self.run)}; {HINT}")
 
     # ---- now and then
 

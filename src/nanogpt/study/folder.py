@@ -1,0 +1,201 @@
+"""The folder of a study: its plan as it was fixed, its runs, their scores, what it measured, its report.
+
+    studies/NAME/
+      plan.json              fixed before the first run; never changed
+      runs/ARM-lr0.003-seed1/     ordinary runs
+      scores/ARM-lr0.003-seed1.json     one for each run that is finished, written whole
+      measured/NAME.json     what `measure` answered
+      report.html, report.md, report.json
+
+Killed at any moment, it goes on where it was: what has a score is finished, what has a folder goes on from its last
+checkpoint, and all the rest follows from the plan.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nanogpt.errors import RunError, UserError
+from nanogpt.files import one_line, write_whole
+from nanogpt.runs import Run, as_json
+from nanogpt.study.conduct import Outcome, conduct, pilot
+from nanogpt.study.execution import Executor, Job, Said, Score
+from nanogpt.study.fixed import Fixed, check_reach, fix
+from nanogpt.study.measurement import Measurement
+from nanogpt.study.plan import Plan
+from nanogpt.study.verdict import Reach, Verdict, arms_against_control, claims, decide
+
+PLAN, RUNS, SCORES, MEASURED = "plan.json", "runs", "scores", "measured"
+
+
+class Unfinished(UserError):
+    """Asked for what only a study that has ended can say."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An executor that remembers: what is finished is read, what is new is written down as soon as it ends."""
+
+    folder: Path
+    executor: Executor | None = None
+
+    def run(self, jobs: Sequence[Job], said: Said) -> Iterator[tuple[Job, Score]]:
+        known = {job: score for job in jobs if (score := self.read(job)) is not None}
+        for job, score in known.items():
+            said(job, {"ended": score, "known": True})
+            yield job, score
+        missing = [job for job in jobs if job not in known]
+        if missing and self.executor is None:
+            raise Unfinished(f"{missing[0].name} has not run yet")
+        for job in missing:
+            said(job, {"queued": True})
+        for job, score in self.executor.run(missing, said) if self.executor and missing else ():
+            write_whole(self.place(job), as_json(asdict(score)))
+            said(job, {"ended": score})
+            yield job, score
+
+    def place(self, job: Job) -> Path:
+        return self.folder / f"{job.name}.json"
+
+    def read(self, job: Job) -> Score | None:
+        place = self.place(job)
+        return Score(**_json(place)) if place.exists() else None
+
+
+class Study:
+    """A study that has a plan, and as much of an answer as has been run."""
+
+    def __init__(self, path: Path, fixed: Fixed) -> None:
+        self.path, self.fixed = path, fixed
+
+    @staticmethod
+    def open(path: Path | str) -> Study:
+        path = Path(path)
+        if not (path / PLAN).is_file():
+            raise UserError(f"{path} is not a study (no {PLAN} in it); nanogpt study list shows those that there are")
+        return Study(path, Fixed.of(_json(path / PLAN), str(path / RUNS)))
+
+    @staticmethod
+    def begin(plan: Plan, out: Path | str, processes: int, threads: int) -> Study:
+        """Fix the plan and make its folder; or open the one that is there, if it is of this very plan."""
+        path = Path(out) / plan.name
+        if (path / PLAN).is_file():
+            study = Study.open(path)
+            study.check_same(plan)
+            return study
+        fixed = fix(plan, processes, threads)
+        with one_line(f"make the study {path}"):
+            for folder in (RUNS, SCORES, MEASURED):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            write_whole(path / PLAN, as_json(fixed.as_dict()))
+        return Study.open(path)
+
+    def check_same(self, plan: Plan) -> None:
+        """Refuse to go on under another plan: it was fixed before anything was known."""
+        mine, theirs = (one.model_dump(exclude={"folder"}) for one in (self.plan, plan))
+        differ = [key for key in mine if mine[key] != theirs[key]]
+        if differ:
+            raise UserError(
+                f"{self.path}: its plan was fixed with another {', '.join(differ)}; a changed plan is a new study: "
+                "give it another --name"
+            )
+
+    @property
+    def plan(self) -> Plan:
+        return self.fixed.plan
+
+    @property
+    def quick(self) -> bool:
+        return self.plan.is_quick
+
+    def run(self, arm: str, seed: int) -> Run:
+        """A finished run of the claim."""
+        rate = self.outcome.rates[arm].rate if self.outcome.rates else None
+        return Run(self.path / RUNS / self.fixed.job(arm, seed, rate).name)
+
+    def scores(self, arm: str) -> dict[int, Score]:
+        """By seed, of the claim's runs."""
+        return {seed: self.outcome.scores[arm][seed] for seed in self.plan.seeds}
+
+    # ---- doing
+
+    def conduct(self, executor: Executor, said: Said) -> None:
+        """Run and measure whatever is missing."""
+        with Run(self.path).held():
+            kept = Kept(self.path / SCORES, executor)
+            if self.plan.pilot:
+                check_reach(self.plan, self.fixed.reach(pilot(self.fixed, kept, said)))
+            conduct(self.fixed, kept, said)
+            for name in self.plan.measure:
+                self._measure(name)
+
+    def _measure(self, name: str) -> None:
+        file, _, function = name.partition(":")
+        place = self.path / MEASURED / f"{function}.json"
+        if not place.exists():
+            answer = _function(Path(self.plan.folder) / file, function)(self)
+            write_whole(place, as_json(answer.as_dict()))
+
+    # ---- what it says
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Unfinished where a run is missing."""
+        return conduct(self.fixed, Kept(self.path / SCORES), lambda job, facts: None)
+
+    @property
+    def reach(self) -> Reach | None:
+        if self.plan.pilot:
+            return self.fixed.reach(pilot(self.fixed, Kept(self.path / SCORES), lambda job, facts: None))
+        return self.fixed.reach()
+
+    def measured(self) -> dict[str, Measurement]:
+        """By the name of the function."""
+        names = [name.partition(":")[2] for name in self.plan.measure]
+        places = {name: self.path / MEASURED / f"{name}.json" for name in names}
+        missing = [name for name, place in places.items() if not place.exists()]
+        if missing:
+            raise Unfinished(f"{missing[0]} has not been measured yet")
+        return {name: Measurement.of(_json(place)) for name, place in places.items()}
+
+    @cached_property
+    def claims(self) -> list[Verdict]:
+        return self._decide(claims(self.plan))
+
+    @cached_property
+    def against_control(self) -> list[Verdict]:
+        return self._decide(arms_against_control(self.plan))
+
+    def _decide(self, family: Sequence[Any]) -> list[Verdict]:
+        enough = family and len(self.plan.seeds) > 1
+        return decide(self.plan, family, self.outcome.losses(self.plan.metric)) if enough else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        with one_line(f"read {path}"):
+            value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}; remove it, and it is made again") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged: it should hold one JSON object")
+    return value
+
+
+def _function(file: Path, name: str) -> Callable[[Study], Measurement]:
+    """A measurement that comes with the plan."""
+    spec = importlib.util.spec_from_file_location(f"nanogpt_study_{file.stem}", file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise UserError(f"measure: no file {file}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise UserError(f"measure: {file} has no function {name}")
+    return found
