@@ -60,10 +60,10 @@ def match(arm: str, preset: str, overrides: Iterable[str], solve: str | None, sp
     if solve is None:
         found = _match(given, "", spent(compose(preset, given)), wanted)
         if abs(found.mismatch) > tolerance:
+            knob = "train.steps" if budget == "seconds" else "model.ffn.hidden"
             raise UserError(
                 f"arm {arm}: {found.spent:,.0f} {unit}, {found.mismatch:+.1%} against {wanted:,.0f} of the control; "
-                f'name what may change, as in solve = "{"train.steps" if budget == "seconds" else "model.ffn.hidden"}", or '
-                f"allow it: tolerance = {_above(found.mismatch)}"
+                f'name what may change, as in solve = "{knob}", or allow it: tolerance = {_above(found.mismatch)}'
             )
         return found
     if budget == "seconds" and solve != "train.steps":
@@ -72,7 +72,8 @@ def match(arm: str, preset: str, overrides: Iterable[str], solve: str | None, sp
     if abs(best.mismatch) > tolerance:
         raise UserError(
             f"arm {arm}: {unit} cannot be matched: {best.solved} comes nearest, {best.spent:,.0f}, "
-            f"{best.mismatch:+.1%} against {wanted:,.0f}; another solve, or tolerance = {_above(best.mismatch)}, would do"
+            f"{best.mismatch:+.1%} against {wanted:,.0f}; what would do: another solve, or "
+            f"tolerance = {_above(best.mismatch)}"
         )
     return best
 

@@ -165,7 +165,7 @@ def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
     return [
         f"noise of one paired difference: {found.noise:.3g} {units(plan)} ({found.source})",
         f"noise floor with {found.seeds} seeds: an interval of ±{found.floor:.3g}",
-        f"smallest difference found {plan.power:.0%} of the time: {found.detectable:.3g}; the margin is {plan.margin:g}",
+        f"smallest difference found {plan.power:.0%} of the time: {found.detectable:.3g}; margin {plan.margin:g}",
     ]
 
 
