@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError
 from nanogpt.model import causal as blocks
+from nanogpt.model.dropout import dropout as drop
 from nanogpt.model.ends import cap
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS
@@ -223,5 +224,5 @@ def _attend_capped(
         logits_BHTS = logits_BHTS.masked_fill(~mask, float("-inf"))
     elif mask is not None:
         logits_BHTS = logits_BHTS + mask
-    weights_BHTS = F.dropout(logits_BHTS.softmax(-1), dropout)
+    weights_BHTS = drop(logits_BHTS.softmax(-1), dropout)
     return torch.einsum("bkgts,bkse->bkgte", weights_BHTS.unflatten(1, (K, -1)), v_BKSE).flatten(1, 2)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
+from nanogpt.model.dropout import dropout
 from nanogpt.model.ffn import FFNS
 from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS
@@ -81,7 +81,7 @@ class Block(Part):
         return x_BTD
 
     def drop(self, branch_BTD: Tensor) -> Tensor:
-        branch_BTD = F.dropout(branch_BTD, self.dropout, self.training)
+        branch_BTD = dropout(branch_BTD, self.dropout, self.training)
         if self.training and self._skipped and branch_BTD.ndim:
             kept = branch_BTD.new_empty(len(branch_BTD), *[1] * (branch_BTD.ndim - 1)).bernoulli_(1 - self._skipped)
             branch_BTD = branch_BTD * kept / (1 - self._skipped)  # so that the mean stays what it is in evaluation

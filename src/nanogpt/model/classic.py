@@ -13,17 +13,12 @@ from torch import Tensor
 
 from nanogpt.errors import UserError
 from nanogpt.model.activations import ACTIVATIONS
+from nanogpt.model.dropout import dropout
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Part, Rule, flops
+from nanogpt.model.window import Window
 from nanogpt.parts import at_least, between, build, divides, number
-
-
-class LastTokens:
-    """The last N - 1 real tokens of each row, oldest first, (B, N - 1); None before the first pass."""
-
-    def __init__(self) -> None:
-        self.ids: Tensor | None = None
 
 
 class WindowEmbedding(Part):
@@ -43,45 +38,17 @@ class WindowEmbedding(Part):
         divides("tokens", tokens, "dim", dim)
         between(0, 1, dropout=dropout)
         self.tokens, self.dropout = tokens, dropout
-        self._blank = vocab_size if blank == "own" else 0
+        self.window = Window(tokens, vocab_size if blank == "own" else 0)
         self.weight = torch.nn.Parameter(torch.empty(vocab_size + (blank == "own"), dim // tokens))
 
     def rules(self) -> dict[str, Rule]:
         return {"weight": "embedding"}
 
-    def new_state(self, batch: int, capacity: int) -> LastTokens:
-        return LastTokens()
-
     def forward(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
-        seen_BTN = self._windows(tokens_BT, flow)
-        ago_N = torch.arange(self.tokens - 1, -1, -1, device=tokens_BT.device)
-        own_BTN = flow.positions_BT[..., None] >= ago_N  # what lies further back is another text, padding, or nothing
-        if flow.mask_BT is not None:
-            own_BTN = own_BTN & flow.mask_BT[..., None]  # padding sees nothing: above all not the token after it
-        x_BTD = F.embedding(torch.where(own_BTN, seen_BTN, self._blank), self.weight).flatten(2)
+        x_BTD = F.embedding(self.window(tokens_BT, flow), self.weight).flatten(2)
         for position in dict.fromkeys(flow.position):
             x_BTD = position.embed(x_BTD, flow)
-        return F.dropout(x_BTD, self.dropout, self.training)
-
-    def _windows(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
-        """The last N real tokens of the row, up to and with each one, (B, T, N); ids before its first are arbitrary."""
-        B, T = tokens_BT.shape
-        past, memory = self.tokens - 1, flow.state(self)
-        before = None if memory is None else memory.ids
-        ids_BS = torch.cat([tokens_BT.new_zeros(B, past) if before is None else before, tokens_BT], 1)
-        if flow.mask_BT is None:
-            windows_BTN, last_BP = ids_BS.unfold(1, self.tokens, 1), ids_BS[:, T:]
-        else:
-            real_BS = F.pad(flow.mask_BT, (past, 0), value=True)
-            ids_BS = ids_BS.gather(1, (~real_BS).long().argsort(dim=1, stable=True))  # padding goes to the end
-            number_BT = flow.mask_BT.cumsum(1)  # real tokens of this pass up to each
-            first_BT = (number_BT - 1).clamp(min=0)
-            columns_N = torch.arange(self.tokens, device=tokens_BT.device)
-            windows_BTN = ids_BS.gather(1, (first_BT[..., None] + columns_N).flatten(1)).unflatten(1, (T, self.tokens))
-            last_BP = ids_BS.gather(1, number_BT[:, -1:] + columns_N[:past])
-        if memory is not None:
-            memory.ids = last_BP
-        return windows_BTN
+        return dropout(x_BTD, self.dropout, self.training)
 
     def flops(self, tokens: int, context: int) -> float:
         return 0.0

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from nanogpt.errors import UserError
 from nanogpt.model.classic import Perceptron, Tree, WindowEmbedding
+from nanogpt.model.dropout import dropout
 from nanogpt.model.linear import Linear
 from nanogpt.model.ngram import NGram
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Part, Rule
+from nanogpt.model.window import HashedNGrams
 from nanogpt.parts import at_least, between, build
 
 
@@ -40,10 +42,43 @@ class TokenEmbedding(Part):
         return {"weight": "embedding"}
 
     def forward(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
-        x = times(F.embedding(tokens_BT, self.weight), self._factor)
+        x = times(self.vectors(tokens_BT, flow), self._factor)
         for position in dict.fromkeys(flow.position):
             x = position.embed(x, flow)
-        return F.dropout(self.norm(x), self.dropout, self.training)
+        return dropout(self.norm(x), self.dropout, self.training)
+
+    def vectors(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
+        """Of each token, (B, T, D), before anything is done with them."""
+        return F.embedding(tokens_BT, self.weight)
+
+
+class HashedEmbedding(TokenEmbedding):
+    """E[token] and, for n = 2 ... N, E_n[hash(last n tokens)]: a model that knows its n-grams from the start has its
+    layers free for the rest. Pagnoni et al. 2024 (BLT, arXiv:2412.09871), section 3.2.1; Huang et al. 2025
+    (arXiv:2501.16975).
+
+    tokens: N, the longest n-gram. rows: of each table E_n. norm, dropout, scale: as token's, of the sum.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        vocab_size: int,
+        tokens: int = 3,
+        rows: int = 8192,
+        norm: str = "none",
+        dropout: float = 0.0,
+        scale: float | str = 1.0,
+    ) -> None:
+        super().__init__(dim=dim, vocab_size=vocab_size, norm=norm, dropout=dropout, scale=scale)
+        at_least(2, tokens=tokens)
+        at_least(1, rows=rows)
+        self.tokens, self.rows = tokens, rows
+        self.ngrams = HashedNGrams(dim, vocab_size, tokens, rows)
+
+    def vectors(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
+        return super().vectors(tokens_BT, flow) + self.ngrams(tokens_BT, flow)
 
 
 class Head(Part):
@@ -113,5 +148,5 @@ def _factor(scale: float | str, words: str = "") -> float:
     return float(scale)
 
 
-EMBEDS = {"token": TokenEmbedding, "window": WindowEmbedding, "ngram": NGram}
+EMBEDS = {"token": TokenEmbedding, "hashed": HashedEmbedding, "window": WindowEmbedding, "ngram": NGram}
 HEADS = {"linear": Head, "tied": TiedHead, "none": NoHead, "perceptron": Perceptron, "tree": Tree}

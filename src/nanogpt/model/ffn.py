@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.activations.base import keeping, mean
+from nanogpt.model.dropout import dropout
 from nanogpt.model.linear import Linear
 from nanogpt.model.part import Flow, Nothing, Part
 from nanogpt.parts import at_least, between, build, divides, number
@@ -56,7 +56,7 @@ class MLP(Part):
         self.out = Linear(self.hidden * outputs, dim, bias=bias == "zeros", role="residual", gain=gain)
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
-        return self.out(F.dropout(self.act(self.up(x_BTD)), self.dropout, self.training))
+        return self.out(dropout(self.act(self.up(x_BTD)), self.dropout, self.training))
 
 
 class Dense(Part):
@@ -108,7 +108,7 @@ class Gated(Part):
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         hidden = self.join(self.gate(x_BTD), self.up(x_BTD))
-        return self.out(F.dropout(hidden, self.dropout, self.training))
+        return self.out(dropout(hidden, self.dropout, self.training))
 
 
 class GLU(Gated):
