@@ -32,6 +32,7 @@ ORDER = [
     "hub",
     "observers",
     "study",
+    "autograd",
     "doctor",
     "diagram",
     "show",
@@ -51,6 +52,7 @@ WITHOUT_TORCH = [
     "nanogpt.runs",
     "nanogpt.data",
     "nanogpt.tokenizers",
+    "nanogpt.autograd",
 ]
 
 
