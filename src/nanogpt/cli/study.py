@@ -85,15 +85,25 @@ def run(
 @study.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="As studies/glu.")],
+    figures: Annotated[Path | None, typer.Option(help="Also write every figure here, as PNG and SVG.")] = None,
     json: Json = False,
 ) -> int:
     """Write the report of a finished study again: one offline page, and Markdown.
 
     \b
     nanogpt study report studies/glu
+    nanogpt study report studies/glu --figures figures
     nanogpt study report studies/glu --json
     """
-    return _finish(folder, json)
+    status = _finish(folder, json)
+    if figures is not None:
+        from nanogpt.study.folder import Study
+        from nanogpt.views.studies.page import images
+
+        written = images(Study.open(folder), figures)
+        if not json:
+            print(f"{figures}: {len(written)} files")
+    return status
 
 
 @study.command(name="list")
@@ -177,12 +187,10 @@ def _show_plan(fixed: Fixed) -> None:
 def _finish(path: Path, json: bool) -> int:
     """Write the reports and say how it ended."""
     from nanogpt.study.folder import Study
-    from nanogpt.study.report import facts
-    from nanogpt.views.study import write
+    from nanogpt.views.studies.page import write
 
     done = Study.open(path)
-    found = facts(done)
-    write(done)
+    found = write(done)
     if json:
         print_json(found)
         return 0

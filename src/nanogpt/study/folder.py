@@ -106,6 +106,13 @@ class Study:
                 "give it another --name"
             )
 
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
     @property
     def plan(self) -> Plan:
         return self.fixed.plan

@@ -172,9 +172,9 @@ def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
 # ---- Markdown
 
 
-def markdown(study: Study) -> str:
-    """The report without its figures."""
-    plan, found = study.plan, facts(study)
+def markdown(study: Study, found: Mapping[str, Any]) -> str:
+    """The report without its figures, from its facts."""
+    plan = study.plan
     parts = [f"# {plan.name}: {plan.question}", f"**{found['ending']}**" + (f" ({plan.source})" if plan.source else "")]
     if found["misses"]:
         parts.append(_list(found["misses"]))
@@ -190,7 +190,9 @@ def markdown(study: Study) -> str:
         rows = [[v["comparison"], v["sentence"], _span(v["bootstrap"])] for v in found["against_control"]]
         parts += [f"## Each arm against {plan.control}", _table(["arm", "verdict", "bootstrap"], rows)]
     if found["arms"]:
-        parts += ["## Losses", _losses(plan, found["arms"]), "## Cost", _costs(found["arms"])]
+        parts += ["## Losses", _table(*losses(plan, found["arms"])), "## Cost", _table(*costs(found["arms"]))]
+        if plan.reference:
+            parts.insert(-2, f"published: {plan.reference}")
     parts += ["## The plan, as it was fixed", _list(plan_lines(study)), "## What was not controlled"]
     parts.append(_list(found["not_controlled"]) if found["not_controlled"] else "Nothing is known.")
     return "\n\n".join(parts) + "\n"
@@ -214,7 +216,8 @@ def plan_lines(study: Study) -> list[str]:
     return lines + [f"check: {one.says or one.number}" for one in plan.checks]
 
 
-def _losses(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
+def losses(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of losses, with the published numbers where there are any."""
     has = any(row["reference"] is not None for row in rows)
     head = ["arm", f"test ({units(plan)})", "sd over seeds", "validation", "learning rate"]
     lines = [
@@ -223,17 +226,18 @@ def _losses(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
          *([_or_blank(row["reference"])] if has else [])]
         for row in rows
     ]  # fmt: skip
-    table = _table([*head, *(["published"] if has else [])], lines)
-    return table + (f"\n\npublished: {plan.reference}" if has and plan.reference else "")
+    return [*head, *(["published"] if has else [])], lines
 
 
-def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
+def costs(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of costs."""
     head = ["arm", "parameters", "training FLOPs", "seconds", "memory (MB)", "solved", "mismatch"]
-    return _table(head, [
+    lines = [
         [row["arm"], f"{row['parameters']:,}", f"{row['training_flops']:.3g}", f"{row['seconds']:.1f}",
          "" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}", row["solved"], f"{row['mismatch']:+.2%}"]
         for row in rows
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return head, lines
 
 
 def _or_blank(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nanogpt.views import FIGURES
 from nanogpt.views.encode import jsonable
 from nanogpt.views.source import Runs, Source, sources
 from nanogpt.views.theme import template
+from nanogpt.views.view import Picture
 
 WIDTH, SCALE = 1000, 2
 NEEDS = "needs kaleido (pip install kaleido) and a Chrome or Chromium on this machine; the page itself saves them too"
@@ -21,6 +22,11 @@ NEEDS = "needs kaleido (pip install kaleido) and a Chrome or Chromium on this ma
 
 def images(runs: Runs, folder: Path | str) -> list[Path]:
     """Each figure as it is shown unasked, one for each run where it is of one run. UserError where nothing can draw."""
+    return save(list(_figures(sources(runs))), folder)
+
+
+def save(pictures: Sequence[tuple[str, Picture]], folder: Path | str) -> list[Path]:
+    """(name of its files, picture) of each, as PNG and SVG."""
     try:
         import kaleido
     except ImportError:
@@ -28,7 +34,11 @@ def images(runs: Runs, folder: Path | str) -> list[Path]:
     folder = Path(folder)
     with one_line(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    figures = list(_figures(sources(runs)))
+    layouts = [{**picture["layout"], "template": template("light")} for _, picture in pictures]
+    figures = [
+        (stem, jsonable({"data": picture["data"], "layout": layout}))
+        for (stem, picture), layout in zip(pictures, layouts, strict=True)
+    ]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as beside:  # a browser that dies leaves nothing half-done
         jobs: list[dict[str, Any]] = [
             {"fig": figure, "path": Path(beside) / f"{stem}.{kind}",
@@ -44,13 +54,10 @@ def images(runs: Runs, folder: Path | str) -> list[Path]:
         return [job["path"].replace(folder / job["path"].name) for job in jobs]
 
 
-def _figures(found: list[Source]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name of its files, figure) of each."""
+def _figures(found: list[Source]) -> Iterator[tuple[str, Picture]]:
     for name, view in FIGURES.items():
         first = {choice.get("run", ""): choice for choice in reversed(view.choices(found))}
         for run, choice in reversed(first.items()):
             picture = view.draw(found, **choice)
             if picture is not None:
-                layout = {**picture["layout"], "template": template("light")}
-                stem = re.sub(r"[^\w.-]+", "-", f"{name}-{run}" if run and len(found) > 1 else name)
-                yield stem, jsonable({"data": picture["data"], "layout": layout})
+                yield re.sub(r"[^\w.-]+", "-", f"{name}-{run}" if run and len(found) > 1 else name), picture

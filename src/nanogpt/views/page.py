@@ -157,9 +157,9 @@ def section(at: str, title: str, inside: str) -> str:
     return f'<section id="{at}" aria-labelledby="{at}-h"><h2 id="{at}-h">{escape(title)}</h2>{inside}</section>'
 
 
-def links(there: Sequence[Drawn], samples: bool) -> str:
-    sections = ["Findings", *dict.fromkeys(one.view.section for one in there)]
-    sections += [*(["Samples"] if samples else []), "Settings"]
+def links(before: Sequence[str], there: Sequence[Drawn], after: Sequence[str]) -> str:
+    """To the sections before the figures, those of figures, and those after."""
+    sections = [*before, *dict.fromkeys(one.view.section for one in there), *after]
     return "".join(f'<li><a href="#{anchor(name)}">{escape(name)}</a></li>' for name in sections)
 
 

@@ -36,29 +36,40 @@ def html(found: Sequence[Source]) -> tuple[str, list[str]]:
     findings = {one.name: pages.judge(one) for one in found}
     summary, settings, samples = pages.summary(found), pages.settings(found), pages.samples(found)
     problems = list(dict.fromkeys([p for one in found for p in (*one.problems, *one.layers.problems)] + problems))
+    before = [
+        f'<section id="runs" aria-label="Runs">{summary}</section>',
+        pages.section(pages.anchor("Findings"), "Findings", pages.findings(findings)),
+        pages.problems(problems),
+    ]
+    after = [
+        pages.missing([one.view for one in drawn if not one.choices]),
+        samples,
+        pages.section(pages.anchor("Settings"), "Settings", settings),
+    ]
+    links = pages.links(["Findings"], there, [*(["Samples"] if samples else []), "Settings"])
+    return page(pages.title(found), pages.file_name(found), links, before, there, after), problems
+
+
+def page(title: str, file: str, links: str, before: Sequence[str], drawn: Sequence[Drawn], after: Sequence[str]) -> str:
+    """A whole page: words, figures, words. All of it is HTML already. `file`: what a downloaded image is called."""
     index = {
         "themes": {theme: template(theme) for theme in ("light", "dark")},
         "dark": DARK,
-        "figures": [one.index() for one in there],
-        "file": pages.file_name(found),
+        "figures": [one.index() for one in drawn],
+        "file": file,
     }
-    body = Template(_file("report.html")).substitute(
-        title=pages.title(found),
+    return Template(_file("report.html")).substitute(
+        title=title,
         css=_file("report.css"),
-        summary=summary,
-        findings=pages.findings(findings),
-        problems=pages.problems(problems),
-        links=pages.links(there, bool(samples)),
-        figures=pages.figures(there),
-        missing=pages.missing([one.view for one in drawn if not one.choices]),
-        samples=samples,
-        settings=settings,
+        links=links,
+        before="\n".join(before),
+        figures=pages.figures(drawn),
+        after="\n".join(after),
         index=in_script(index),
-        packed="\n".join(part for one in there for part in one.scripts()),
+        packed="\n".join(part for one in drawn for part in one.scripts()),
         plotly=plotly_js(),
         js=_file("report.js"),
     )
-    return body, problems
 
 
 @dataclass
@@ -73,7 +84,7 @@ class Drawn:
     height: int = 400
 
     @staticmethod
-    def of(name: str, view: View, found: Sequence[Source], problems: list[str]) -> Drawn:
+    def of(name: str, view: View, found: Sequence[Any], problems: list[str]) -> Drawn:
         """What cannot be drawn, because a file is damaged or foreign, gets a line in `problems`."""
         made = Drawn(name, view, [], [], [])
 

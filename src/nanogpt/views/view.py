@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nanogpt.errors import UserError, nearest
-from nanogpt.views.source import Runs, Source, sources
+from nanogpt.views.source import Runs, sources
 from nanogpt.views.theme import template
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Picture: TypeAlias = dict[str, Any]
 Choice: TypeAlias = Mapping[str, str]
 
 
-def no_choice(found: Sequence[Source]) -> list[Choice]:
+def no_choice(found: Sequence[Any]) -> list[Choice]:
     return [{}]
 
 
@@ -32,26 +32,27 @@ class View:
     """`section` of the page it stands in, its `title`, and in a few words what it shows.
 
     draw(sources, **choice): None where nothing of it was observed. choices: every choice that can be made, the first
-    is what is shown unasked.
+    is what is shown unasked. read: from what is given (runs, or studies) to what is drawn.
     """
 
     section: str
     title: str
     text: str
     draw: Callable[..., Picture | None]
-    choices: Callable[[Sequence[Source]], Sequence[Choice]] = no_choice
+    choices: Callable[[Sequence[Any]], Sequence[Choice]] = no_choice
+    read: Callable[[Any], Sequence[Any]] = sources
 
-    def __call__(self, runs: Runs, **choice: str) -> Figure:
-        """The figure. UserError for a choice that there is not, and where the runs hold nothing of it."""
+    def __call__(self, given: Runs | Any, **choice: str) -> Figure:
+        """The figure. UserError for a choice that there is not, and where what is given holds nothing of it."""
         from plotly.graph_objects import Figure
 
-        found = sources(runs)
+        found = self.read(given)
         picture = self.draw(found, **self._chosen(found, choice))
         if picture is None:
             raise self._nothing(found)
         return Figure(**standalone(picture))
 
-    def _chosen(self, found: Sequence[Source], wanted: Mapping[str, str]) -> Choice:
+    def _chosen(self, found: Sequence[Any], wanted: Mapping[str, str]) -> Choice:
         """The first choice that has what is wanted."""
         there = self.choices(found)
         if not there:
@@ -65,7 +66,7 @@ class View:
             there = fitting
         return there[0]
 
-    def _nothing(self, found: Sequence[Source]) -> UserError:
+    def _nothing(self, found: Sequence[Any]) -> UserError:
         return UserError(f"{self.title}: {', '.join(one.name for one in found)}: nothing of this was observed")
 
 
