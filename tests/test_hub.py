@@ -393,6 +393,20 @@ def change_config(folder: Path, **changes: Any) -> None:
         ({"num_hidden_layers": 10**9}, "n_layers=1000000000: must be at most"),
         ({"hidden_size": None}, "has no 'hidden_size'"),
         ({"hidden_size": "wide"}, "wrong kind|hidden_size|model.dim"),
+        ({"attention_bias": "false"}, "attention_bias='false' should be true or false"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings=1 should be true or false"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps='tiny' should be a number"),
+        ({"rms_norm_eps": float("nan")}, "eps=nan must be a number"),
+        ({"max_position_embeddings": 9.5}, "max_position_embeddings=9.5 should be a whole number"),
+        ({"hidden_act": ["silu"]}, "should be a word"),
+        ({"rope_theta": 5.0}, "rope_theta=5.0 and rope_parameters.rope_theta=10000.0 contradict"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "'factor' needs a value"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0, "short_factor": [1], "long_factor": [1]}},
+         "short has 1 factors for the 2 pairs"),
+        ({"rope_parameters": [1]}, "rope_parameters=.1. is a key that llama has not"),
+        ({"num_attention_heads": 0}, "heads=0 must be at least 1"),
+        ({"head_dim": 3}, "head_dim=3 is odd"),
+        ({"model_type": "mixtral"}, "not a family known here"),
         ({"num_key_value_heads": 3}, "kv_heads=3 does not divide heads=4"),
         ({"num_hidden_layers": 3}, "no tensor 'model.layers.2"),
         ({"num_hidden_layers": 1}, "tensor 'model.layers.1.*is one that llama of this configuration has not"),
@@ -418,6 +432,14 @@ def test_tensors_that_do_not_fit(copy: Path) -> None:
     change_tensors(lambda t: t.pop("model.extra"), copy)
     change_tensors(lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}), copy)
     load(open_source(str(copy)))  # declared in the family's table as no weight
+    for tensor, match in [
+        (torch.ones(16, dtype=torch.uint8), "tensor 'model.norm.weight' holds uint8"),
+        (torch.ones(16).to(torch.float8_e4m3fn), "holds float8_e4m3fn"),
+        (torch.full((16,), float("nan")), "'model.norm.weight' has numbers that are not finite"),
+        (torch.tensor(1.0), r"is \[\]; the configuration makes it \[16\]"),
+    ]:
+        change_tensors(lambda t, new=tensor: t.update({"model.norm.weight": new}), copy)  # type: ignore[misc]
+        refused(copy, match)
 
 
 def test_a_tied_head_that_was_saved_must_be_the_same(copy: Path) -> None:
@@ -436,10 +458,15 @@ def test_files_that_are_damaged_or_not_there(copy: Path, tmp_path: Path) -> None
     (copy / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     refused(copy, "pickled weights .*convert")
     refused(copy / "pytorch_model.bin", "pickled weights")
+    refused(copy / "config.json", "not a model .minGPT's JSON")
+    (copy / "x.safetensors").write_bytes(whole)
+    refused(copy / "x.safetensors", "weights alone are not a model; give the folder")
     (copy / "config.json").write_text("{")
     refused(copy, "not JSON")
+    (copy / "config.json").write_bytes(b"\xff\xfe")
+    refused(copy, "not text in UTF-8")
     (copy / "config.json").unlink()
-    refused(copy, "cannot read")
+    refused(copy, "no config.json in it")
     refused(tmp_path / "nowhere", "no such file or folder")
 
 
@@ -451,6 +478,45 @@ def test_an_index_stays_in_its_folder(copy: Path) -> None:
     refused(copy, "'model.other.weight', which is not in")
     (copy / INDEX).write_text("[]")
     refused(copy, "should hold one JSON object")
+    for broken in ("{}", '{"weight_map": {"a": 3}}'):
+        (copy / INDEX).write_text(broken)
+        refused(copy, "no weight_map in it")
+
+
+def test_the_index_says_which_of_two_files_has_a_tensor(copy: Path) -> None:
+    tensors = load_file(copy / WEIGHTS)
+    save_file({"model.norm.weight": torch.full((16,), 7.0)}, copy / "z.safetensors")
+    weight_map = dict.fromkeys(tensors, WEIGHTS)
+    for file, wanted in [(WEIGHTS, tensors["model.norm.weight"]), ("z.safetensors", torch.full((16,), 7.0))]:
+        (copy / INDEX).write_text(
+            json.dumps({"weight_map": {**weight_map, "model.norm.weight": file, "x": "z.safetensors"}})
+        )
+        refused(copy, "tensor 'x', which is not in z.safetensors")
+        (copy / INDEX).write_text(json.dumps({"weight_map": {**weight_map, "model.norm.weight": file}}))
+        assert torch.equal(load(open_source(str(copy)))[0].norm.weight, wanted)
+
+
+def test_headers_that_lie(copy: Path) -> None:
+    """Eight bytes give the length of the header: whatever they say, the answer is a line, not a full memory."""
+    whole = (copy / WEIGHTS).read_bytes()
+    size = struct.unpack("<Q", whole[:8])[0]
+    for length in (0, 4, size - 1, size + 1, 10**8 - 1, 2**40, 2**63, 2**64 - 1):
+        (copy / WEIGHTS).write_bytes(struct.pack("<Q", length) + whole[8:])
+        refused(copy, "damaged or cut short")
+    for cut in (0, 3, 8, 20, len(whole) - 1):
+        (copy / WEIGHTS).write_bytes(whole[:cut])
+        refused(copy, "damaged or cut short")
+    (copy / WEIGHTS).write_bytes(whole + b"xx")
+    refused(copy, "damaged or cut short")
+
+
+def test_a_tokenizer_that_is_none(copy: Path) -> None:
+    for content, match in [(b"{}", "not a tokenizer.json"), (b"nope", "not a tokenizer.json"), (b"\xff", "UTF-8")]:
+        (copy / "tokenizer.json").write_bytes(content)
+        with pytest.raises(UserError, match=match) as error:
+            import_run(open_source(str(copy)), out=copy / "runs", name="x")
+        assert str(copy / "tokenizer.json") in str(error.value) or f"the tokenizer of {copy}" in str(error.value)
+    assert not (copy / "runs").exists()
 
 
 def test_a_refused_import_leaves_nothing(copy: Path, tmp_path: Path) -> None:

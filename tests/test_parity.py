@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from nanogpt.errors import UserError
 from nanogpt.generate import Sampling, generate
 from nanogpt.hub.export import to_theirs
 from nanogpt.hub.families import families
 from nanogpt.hub.load import Parts, load, understand
-from nanogpt.hub.source import Source
-from nanogpt.hub.tensors import from_theirs
-from nanogpt.model.language_model import LanguageModel
+from nanogpt.hub.source import WEIGHTS, Source, open_folder
+from nanogpt.hub.tensors import from_theirs, tensor_named
+from nanogpt.model.language_model import LanguageModel, resolve_model
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
@@ -84,7 +87,7 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
         "rope_parameters": [{"sliding_attention": PLAIN, "full_attention": YARN}],
     },
     "phi3": {
-        "sliding_window": [None, 9], "original_max_position_embeddings": [16, 256],
+        "sliding_window": [None, 9], "original_max_position_embeddings": [16, 40, 256],
         "rope_parameters": [partial(0.5), LONGROPE],
     },
     "smollm3": {
@@ -100,7 +103,9 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
         "use_qkv_bias": BOTH, "qk_layernorm": BOTH, "use_parallel_residual": BOTH,
         "rope_parameters": [partial(0.25), partial(0.5)],
     },
-    "cohere2": {**WINDOW, "attention_bias": BOTH, "logit_scale": [0.3, 2.0], "num_hidden_layers": [4]},
+    "cohere2": {
+        **WINDOW, "head_dim": [8, 12], "attention_bias": BOTH, "logit_scale": [0.3, 2.0], "num_hidden_layers": [4],
+    },
     "nanochat": {"attention_bias": [False], "final_logit_softcapping": [2.0, 15.0], "rope_parameters": [PLAIN, LINEAR]},
     # Not of the first list, so the proof that a further family takes a table and nothing else:
     "arcee": {**ROPE, "head_dim": [8, 12], "attention_bias": BOTH, "mlp_bias": BOTH},
@@ -181,12 +186,83 @@ def test_there_and_back_is_bitwise_and_theirs_reads_it(model_type: str, seed: in
     family, config, tensors = to_theirs(parts.config, ours.state_dict(), parts.family.name)
     assert family is parts.family
     own = theirs.state_dict()
-    assert all(torch.equal(tensors[name], own[name]) for name in tensors)
+    assert all(torch.equal(tensors[name], own[tensor_named(name, own, family)]) for name in tensors)
     again, parts_again = load(Source("again", config, tensors))
     assert parts_again.config == parts.config
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
     read = transformers.AutoConfig.for_model(**config)
     assert understand(read.to_dict(), "theirs").config == parts.config
+
+
+@pytest.mark.parametrize("model_type", DRAWN)
+def test_what_they_save_is_read_and_what_is_written_they_open(model_type: str, tmp_path: Path) -> None:
+    """On disk, where tensors may have other names than in memory (GPT-NeoX), in several files and in bf16."""
+    saved, _, _ = both(draw(model_type, 2), 2)
+    saved.to(torch.bfloat16).save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.float32).eval()
+    ours, parts = load(open_folder(tmp_path / "theirs"))
+    ids = torch.randint(VOCAB, (2, TIME))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+    _, config, tensors = to_theirs(parts.config, ours.state_dict(), parts.family.name)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, tmp_path / "ours" / WEIGHTS, {"format": "pt"})
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(opened[1].values())
+    wanted = theirs.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in opened[0].state_dict().items())
+
+
+@pytest.mark.parametrize("original", [16, 32, 64, 128])
+def test_a_text_that_grows_beyond_the_short_factors(original: int) -> None:
+    """LongRoPE turns every key otherwise from one token on, and theirs then reads the text again."""
+    config = transformers.AutoConfig.for_model(
+        "phi3", vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=256, original_max_position_embeddings=original, rope_parameters=dict(LONGROPE),
+        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    theirs, ours, _ = both(config, original)
+    ids = torch.randint(VOCAB, (1, 24))
+    wanted = theirs.generate(ids, do_sample=False, max_new_tokens=TIME, min_new_tokens=TIME)[0, 24:].tolist()
+    assert generate(ours, ids.tolist(), TIME, Sampling(temperature=0)) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("qwen2", {"ffn": "swiglu(hidden=24, bias=zeros)"}),  # whatever qwen2's config.json says, it has none
+        ("qwen3", {"ffn": "swiglu(hidden=24, bias=zeros)"}),
+        ("starcoder2", {"ffn": "mlp(act=gelu_tanh, hidden=24, bias=zeros)"}),  # one switch for all biases
+        ("starcoder2", {"mixer": "attention(heads=4, kv_heads=2, bias=all)"}),
+        ("ernie4_5", {"mixer": "attention(heads=4, kv_heads=2, bias=all)"}),
+        ("granite", {"embed": "token(scale=sqrt_dim)"}),  # a number there
+        ("gemma3", {"mixer": "attention(heads=4, kv_heads=2, softcap=9.0, qk_norm=rmsnorm(weight=plus_one))"}),
+        ("gemma2", {"mixer": "attention(heads=4, kv_heads=2, scale=0.3)"}),  # 0.3 = s^-0.5 with a whole s there is not
+    ],
+)
+def test_what_a_family_cannot_say_is_not_lost_on_the_way(model_type: str, changes: dict[str, Any]) -> None:
+    """Either another family says it, all of it, or it is refused."""
+    few: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
+                           "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "use_bias": False,
+                           "sliding_window": None}  # fmt: skip
+    name = families()[model_type].model_types[0]
+    known = {k: v for k, v in few.items() if k in transformers.AutoConfig.for_model(name).to_dict()}
+    plain = understand({"model_type": name, **known}, "few").config
+    config = resolve_model(plain.model_copy(update=changes))
+    model = LanguageModel(config)
+    model.initialise(1)
+    try:
+        _, written, tensors = to_theirs(config, model.state_dict(), model_type)
+    except UserError:
+        return
+    again, _ = load(Source("again", written, tensors))
+    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**written)).eval()
+    theirs.load_state_dict(tensors, strict=False)
+    ids = torch.randint(61, (1, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, again(ids), rtol=0, atol=1e-4)
+        torch.testing.assert_close(again(ids), model.eval()(ids), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("model_type", DRAWN)
@@ -234,3 +310,29 @@ def test_a_key_that_no_family_has_is_refused_by_name() -> None:
     for key, value in [("clip_qkv", 8.0), ("rope_parameters", {"rope_type": "dynamic", "factor": 2.0})]:
         with pytest.raises(UserError, match="clip_qkv" if key == "clip_qkv" else "rope_type=dynamic"):
             understand({**config, key: value}, "x")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "match"),
+    [
+        ("gemma3_text", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping=9.0 has no part here; nearest: null"),
+        ("nanochat", {"rope_parameters": YARN}, "rope_type=yarn has no part here"),  # its norm takes the factor away
+        ("stablelm", {"rope_pct": 0.5}, "rope_pct=0.5 has no part here; nearest: 0.25"),
+        ("olmo3", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling.type=yarn is a key"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention=true"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=true"),
+        ("cohere2", {"use_qk_norm": True}, "use_qk_norm=true"),
+    ],
+)
+def test_what_they_read_otherwise_than_it_says_is_refused(model_type: str, changes: Any, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        understand({**draw(model_type, 0).to_dict(), **changes}, "x")
+
+
+def test_smollm3_has_its_windows_where_it_has_no_positions() -> None:
+    few: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 5,
+                           "num_attention_heads": 4, "use_sliding_window": True, "sliding_window": 7,
+                           "no_rope_layer_interval": 2, "pad_token_id": None}  # fmt: skip
+    whole = transformers.AutoConfig.for_model("smollm3", **few).to_dict()
+    assert set(whole["layer_types"]) == {"sliding_attention", "full_attention"}
+    assert understand({"model_type": "smollm3", **few}, "x").config == understand(whole, "x").config

@@ -138,9 +138,9 @@ def stream(
             for row, token in zip(rows, step, strict=True):
                 row.append(token)
             yield step
-            if left and cache.length < model.context:
+            if left and cache.length < cache.capacity:
                 logits = model.next_logits(chosen[:, None], cache=cache)
-            elif left:  # the window is full: it moves on by one token, and so does the place of every token in it
+            elif left:  # full: a window moves on, and so does the place of every token in it; or keys turn otherwise
                 logits, cache = _read(model, rows, left, device)
     finally:
         model.train(training)
@@ -154,5 +154,6 @@ def _read(model: LanguageModel, rows: list[list[int]], tokens: int, device: torc
     mask_BT = None
     if any(len(row) < width for row in seen):
         mask_BT = torch.tensor([[i >= width - len(row) for i in range(width)] for row in seen], device=device)
-    cache = model.new_cache(len(rows), min(model.context, width + tokens))
+    until = (length for length in model.changes if length >= width)
+    cache = model.new_cache(len(rows), min(model.context, width + tokens, *until))
     return model.next_logits(tokens_BT, mask_BT, cache), cache

@@ -17,7 +17,7 @@ from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
 from nanogpt.files import one_line, write_whole
 from nanogpt.hub.families import Family, Values
-from nanogpt.hub.solve import find_family
+from nanogpt.hub.solve import find_family, write_config
 from nanogpt.hub.source import INDEX, WEIGHTS
 from nanogpt.hub.tensors import rows
 from nanogpt.runs import Run, as_json
@@ -28,24 +28,6 @@ from nanogpt.training import checkpoint as checkpoints
 SHARD = 5 * 10**9
 """Bytes of the largest file of weights, as on the hub."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def write_config(family: Family, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of these keys: every key in its place, whatever its default."""
-    values = Values(family, keys)
-    config: dict[str, Any] = {"model_type": family.model_types[0], "architectures": [family.architecture]}
-    for name, key in family.keys.items():
-        if not key.at:
-            continue
-        value = keys[name] if name in keys else values[name]
-        *tables, last = key.at[0].split(".")
-        if value is None and tables:
-            continue
-        table = config
-        for part in tables:
-            table = table.setdefault(part, {})
-        table[last] = value
-    return config
 
 
 def to_theirs(

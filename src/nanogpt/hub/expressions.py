@@ -23,12 +23,14 @@ ALLOWED = (
     ast.Expression, ast.Name, ast.Load, ast.Constant, ast.List, ast.Subscript, ast.Slice, ast.Call, ast.BinOp,
     ast.operator, ast.UnaryOp, ast.unaryop, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop, ast.IfExp,
 )  # fmt: skip
-FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "len": len, "str": str, "round": round}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "where": lambda flags, yes, no: [yes if flag else no for flag in flags],
+}
 
 
 @cache
 def read(text: str) -> ast.expr:
-    """An expression, with nothing in it but arithmetic, lists and four functions."""
+    """An expression, with nothing in it but arithmetic, lists and FUNCTIONS."""
     tree = ast.parse(text.strip(), mode="eval")
     for node in ast.walk(tree):
         assert isinstance(node, ALLOWED), f"{ast.unparse(node)} is not part of the language of templates"
@@ -47,6 +49,13 @@ class Template:
     def __init__(self, text: Any) -> None:
         self.holes: dict[str, ast.expr] = {}
         self.tree: Value = parse_value(HOLE.sub(self._hole, text)) if isinstance(text, str) else text
+
+    @property
+    def constant(self) -> Any:
+        """What it always is, where that is one plain value; None otherwise."""
+        if isinstance(self.tree, str) and isinstance(node := self.holes.get(self.tree), ast.Constant):
+            return node.value
+        return None if self.holes or isinstance(self.tree, Spec) else self.tree
 
     def _hole(self, match: re.Match[str]) -> str:
         name = f"{PLACE}{len(self.holes)}"

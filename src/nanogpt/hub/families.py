@@ -7,8 +7,8 @@
     [fixed]     keys that may have one of these values only: we have no part for another
     [choices]   a value that depends on another one: `by` an expression, then a template for each of its values
     [model]     our parts, as templates; `layer` in them makes a list, one for each layer
-    [tensors]   see tensors.py; [tied] a copy that a checkpoint may hold of another tensor; `dropped` what it may hold
-                that is no weight; `prefix` what its names may lack
+    [tensors]   see tensors.py; [also] another name that a tensor may have; [tied] a copy that a checkpoint may hold of
+                another tensor; `dropped` what it may hold that is no weight; `prefix` what its names may lack
 
 Every other key of a config.json is refused by name, unless IRRELEVANT or the family's `ignored` has it.
 """
@@ -40,6 +40,7 @@ IRRELEVANT = (
 )  # fmt: skip
 """Keys that change no logit at inference: ids, dropout, how it is computed, how it was trained."""
 WORDS = ("or", "null", "write")
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PER_LAYER = ("position", "mixer", "ffn", "norm", "layout")
 
 
@@ -54,6 +55,22 @@ class Key:
     """What null means; where nothing is said here, what leaving it out means."""
     written: Template | None
     """What an export writes where no part of ours says it."""
+
+    @property
+    def usual(self) -> Any:
+        """What it is where config.json leaves it out, where that is always the same."""
+        return None if self.default is None else self.default.constant
+
+    def suits(self, value: Any) -> bool:
+        """Whether it can have this value: null, or one of the kind that it usually has."""
+        usual = self.usual
+        if value is None or usual is None:
+            return True
+        if isinstance(usual, float):
+            return type(value) in (int, float)
+        if type(usual) is int:
+            return type(value) is int or (isinstance(value, float) and value.is_integer())
+        return type(value) is type(usual)
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class Family:
     choices: Mapping[str, Choice]
     model: Mapping[str, Template]
     tensors: Mapping[str, str]
+    also: Mapping[str, str]
     tied: Mapping[str, str]
     dropped: tuple[str, ...]
     prefix: str
@@ -113,6 +131,7 @@ def family(name: str) -> Family:
         choices=choices,
         model={key: Template(value) for key, value in tables["model"].items()},
         tensors={key: value for key, value in tables["tensors"].items() if value},
+        also=tables.get("also", {}),
         tied=tables.get("tied", {}),
         dropped=tuple(tables.get("dropped", ())),
         prefix=tables.get("prefix", ""),
@@ -207,10 +226,22 @@ def read_keys(family: Family, config: Mapping[str, Any], where: str) -> dict[str
         if at not in family.fixed:
             raise UserError(f"{where}: {at}={shown} is a key that {family.name} has not{nearest(at, places)}")
         if value not in family.fixed[at]:
-            allowed = " or ".join(map(as_text, family.fixed[at]))
+            allowed = " or ".join(map(as_text, family.fixed[at])) or "null"
             raise UserError(f"{where}: {at}={shown} has no part here; nearest: {allowed}")
-    given = {n: [rows[at] for at in key.at if at in rows] for n, key in family.keys.items()}
-    return {n: next((v for v in values if v is not None), None) for n, values in given.items() if values}
+    said = {name: {at: rows[at] for at in key.at if at in rows} for name, key in family.keys.items()}
+    return {name: _said_once(family.keys[name], places, where) for name, places in said.items() if places}
+
+
+def _said_once(key: Key, places: Mapping[str, Any], where: str) -> Any:
+    """The value of a key that may stand in several places of a config.json; null counts where nothing else does."""
+    said = [(at, value) for at, value in places.items() if value is not None]
+    for at, value in said:
+        if not key.suits(value):
+            raise UserError(f"{where}: {at}={value!r:.60} should be {KINDS[type(key.usual)]}")
+    for at, value in said[1:]:
+        if value != said[0][1]:
+            raise UserError(f"{where}: {at}={value} and {said[0][0]}={said[0][1]} contradict each other")
+    return said[0][1] if said else None
 
 
 def to_model(family: Family, given: Mapping[str, Any], where: str) -> ModelConfig:

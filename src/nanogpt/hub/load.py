@@ -20,7 +20,7 @@ from nanogpt.hub.source import Source
 from nanogpt.hub.tensors import Row, from_theirs, rows
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.runs import Run
-from nanogpt.tokenizers import load_tokenizer
+from nanogpt.tokenizers import read_tokenizer
 from nanogpt.training import checkpoint as checkpoints
 
 
@@ -68,11 +68,12 @@ def import_run(source: Source, *, out: Path | str, name: str) -> Run:
     if (out / name).exists():
         raise UserError(f"{out / name} exists already; give another --name")
     model, parts = load(source)
+    facts = _facts(source, parts.family)
     beside = out / f".{secrets.token_hex(4)}"
     files = {} if source.tokenizer is None else {"tokenizer.json": source.tokenizer.encode()}
     try:
         run = Run.create(beside, name, _run_config(parts), files=files)
-        run.save_environment(_environment(run, source, parts.family))
+        run.save_environment(facts)
         checkpoints.save(run, checkpoints.Progress(), model, [])
         with one_line(f"make {out / name}"):
             run.path.rename(out / name)
@@ -85,8 +86,10 @@ def _run_config(parts: Parts) -> RunConfig:
     return validate({"preset": parts.family.name, "model": parts.config.model_dump(), "tokenizer": "tokenizer.json"})
 
 
-def _environment(run: Run, source: Source, family: Family) -> dict[str, Any]:
+def _facts(source: Source, family: Family) -> dict[str, Any]:
+    """environment.json. UserError for a tokenizer that cannot be read."""
     facts: dict[str, Any] = {"imported": source.name, "family": family.name, "documents": True}
     if source.tokenizer is not None:
-        facts["tokenizer_sha256"] = load_tokenizer(run.tokenizer_path).fingerprint
+        tokenizer = read_tokenizer(source.tokenizer, f"the tokenizer of {source.name}")
+        facts["tokenizer_sha256"] = tokenizer.fingerprint
     return {**facts, "launches": [{"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}]}

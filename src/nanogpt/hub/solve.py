@@ -1,17 +1,17 @@
-"""Our parts -> a family's config.json: its templates are solved for their keys, then filled again, and what comes out
-must be the model that went in, knob for knob. So whatever a template cannot say is found, and named.
+"""Our parts -> a family's config.json: its templates are solved for their keys, the file that these make is read again,
+and what comes out must be the model that went in, knob for knob. So whatever a family cannot say is found, and named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
 from nanogpt.hub.expressions import Template, read, solve
-from nanogpt.hub.families import PER_LAYER, Family, Values, families, to_model
+from nanogpt.hub.families import PER_LAYER, Family, Values, families, read_keys, to_model
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.ffn import FFNS
 from nanogpt.model.language_model import resolve_model
@@ -38,6 +38,8 @@ class Solver:
             return self._choose(key, value)
         if key not in self.family.keys:
             return True
+        if not self.family.keys[key].suits(value):
+            return False
         if index is None:
             return self.found.setdefault(key, value) == value
         values = self.found.setdefault(key, [None] * self.n_layers)
@@ -93,7 +95,8 @@ def find_family(config: ModelConfig, first: str = "") -> tuple[Family, dict[str,
             continue
         keys = _keys(family, wanted)
         try:
-            differences = list(_differences(wanted, resolve_model(to_model(family, keys, family.name)), family.name))
+            read = read_keys(family, write_config(family, keys), family.name)  # as whoever opens it will
+            differences = list(_differences(wanted, resolve_model(to_model(family, read, family.name)), family.name))
         except UserError as error:  # its own templates do not fit together
             differences = [str(error)] * 9
         if not differences:
@@ -102,6 +105,24 @@ def find_family(config: ModelConfig, first: str = "") -> tuple[Family, dict[str,
             nearest = differences, family.name
     assert nearest is not None
     raise UserError(f"no published family can say this model; {'; '.join(nearest[0][:3])}")
+
+
+def write_config(family: Family, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of these keys: every key in its place, whatever its default."""
+    values = Values(family, keys)
+    config: dict[str, Any] = {"model_type": family.model_types[0], "architectures": [family.architecture]}
+    for name, key in family.keys.items():
+        if not key.at:
+            continue
+        value = keys[name] if name in keys else values[name]
+        *tables, last = key.at[0].split(".")
+        if value is None and tables:
+            continue
+        table = config
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[last] = value
+    return config
 
 
 def _keys(family: Family, config: ModelConfig) -> dict[str, Any]:

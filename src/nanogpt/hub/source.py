@@ -55,21 +55,29 @@ class Lazy(Mapping[str, Tensor]):
 
 def open_folder(folder: Path) -> Source:
     """A folder as on the hub. UserError, one line, for whatever is missing or damaged."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json in it")
     config = read_json(folder / "config.json")
     tokenizer = folder / "tokenizer.json"
-    text = None
-    if tokenizer.is_file():
-        with one_line(f"read {tokenizer}"):
-            text = tokenizer.read_text(encoding="utf-8")
+    text = read_text(tokenizer) if tokenizer.is_file() else None
     small = ("generation_config.json", "tokenizer_config.json")
     beside = {name: read_json(folder / name) for name in small if (folder / name).is_file()}
     return Source(str(folder), config, _tensors(folder), text, beside)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    with one_line(f"read {path}"):
+        content = path.read_bytes()
     try:
-        with one_line(f"read {path}"):
-            value = json.loads(path.read_text(encoding="utf-8"))
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content = read_text(path)
+    try:
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -88,7 +96,8 @@ def _tensors(folder: Path) -> Lazy:
                 raise UserError(f"{folder / INDEX} names '{file}', which is not a file beside it")
             if not (folder / file).is_file():
                 raise UserError(f"{folder / INDEX} names '{file}', which is not there")
-            readers |= _readers(folder / file)
+            there = _readers(folder / file)
+            readers |= {name: read for name, read in there.items() if index.get(name, file) == file}
         if missing := set(index) - set(readers):
             raise UserError(f"{folder / INDEX} names tensor '{min(missing)}', which is not in {index[min(missing)]}")
         return Lazy(readers)
@@ -143,4 +152,6 @@ def open_source(where: str) -> Source:
         return llama2c.read(path)
     if path.suffix in PICKLED:
         raise refuse_pickle(path)
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path}: weights alone are not a model; give the folder that has config.json beside them")
     raise UserError(f"{path}: not a model that can be read (a folder, .gguf, llama2.c's .bin, minGPT's .json)")

@@ -11,10 +11,9 @@ config.json.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +24,8 @@ from nanogpt.hub.families import Family, Values
 from nanogpt.spec import Spec, to_text
 
 SUFFIX = r"(|\.weight|\.bias)"
+NUMBERS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights are stored as; whole numbers and fp8 mean little without the scales of a quantisation."""
 Layout = Callable[..., Tensor]
 
 
@@ -124,18 +125,24 @@ def from_theirs(
     """
     left = set(theirs)
     for row in table:
-        name = row.theirs if row.theirs in left else row.theirs.removeprefix(family.prefix)
+        name = tensor_named(row.theirs, left, family)
         if name not in left:
             raise UserError(f"{where} has no tensor '{row.theirs}', which {', '.join(row.ours)} would come from")
         left.remove(name)
+        tensor = theirs[name]
+        if tensor.dtype not in NUMBERS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{where}: tensor '{name}' holds {kind}, not numbers of 16, 32 or 64 bits with a point")
+        if not tensor.isfinite().all():
+            raise UserError(f"{where}: tensor '{name}' has numbers that are not finite")
         try:
-            yield from row.split(theirs[name], shapes).items()
+            yield from row.split(tensor, shapes).items()
         except ValueError as error:
             raise UserError(f"{where}: tensor '{name}' {error}") from None
     left = {name for name in left if not any(fnmatch(name, pattern) for pattern in family.dropped)}
     copies = [(name, ours) for name in sorted(left) if (ours := _copied(name, family, table))]
     for name, original in copies:  # a tied head that was saved all the same
-        if not torch.equal(theirs[name], theirs[_there(original, theirs, family)]):
+        if not torch.equal(theirs[name], theirs[tensor_named(original, theirs, family)]):
             raise UserError(f"{where}: tensor '{name}' should be the same as '{original}', to which it is tied")
         left.remove(name)
     if left:
@@ -148,5 +155,8 @@ def _copied(name: str, family: Family, table: Sequence[Row]) -> str | None:
     return tied if any(row.theirs == tied for row in table) else None
 
 
-def _there(name: str, theirs: Mapping[str, Any], family: Family) -> str:
-    return name if name in theirs else name.removeprefix(family.prefix)
+def tensor_named(name: str, theirs: Collection[str], family: Family) -> str:
+    """What a checkpoint calls a tensor: as the table does, without the family's prefix, or by its other name."""
+    stem, dot, suffix = name.rpartition(".")
+    names = (name, name.removeprefix(family.prefix), f"{family.also.get(stem, stem)}{dot}{suffix}")
+    return next((said for said in names if said in theirs), name)

@@ -58,6 +58,8 @@ class LanguageModel(nn.Module):
         limits: list[int] = [p.limit for p in list[Any](self.position) if p.limit is not None]
         self.limit = min(limits, default=None)
         """The most tokens that the positions can tell apart; None where there is no end."""
+        self.changes: list[int] = [p.changes for p in list[Any](self.position) if p.changes is not None]
+        """Tokens of a memory beyond which positions turn its keys otherwise."""
         last_norm = layers["norm"][-1] if self.blocks and self.blocks[-1].final_norm else "none"
         with field("model.norm"):
             self.norm = build(NORMS, last_norm, dim=self.dim)

@@ -27,6 +27,8 @@ class Position(Part):
 
     limit: int | None = None
     """Positions that exist; None where there is no end."""
+    changes: int | None = None
+    """Tokens of a memory beyond which keys are turned otherwise; None where they never are."""
 
     def embed(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         """Once, at the bottom of the stream."""
@@ -117,6 +119,7 @@ class Rotary(Position):
         if not 0 < share <= 1:
             raise UserError(f"share={share} must be above 0 and at most 1; nearest: 1")
         self.scaling = must_be(Scaling, build(SCALINGS, scaling, context=context))
+        self.changes = self.scaling.changes
         self._key = ("rotary", self.base, str(self.scaling.spec))
         if head_dim:  # 0: no layer that has it has heads
             self.scaling.speeds(self.base, self._width(head_dim), context)

@@ -19,6 +19,8 @@ from nanogpt.parts import at_least
 class Scaling:
     """No scaling: speed_i = base^(-2i/d). Su et al. 2021."""
 
+    changes: int | None = None
+    """Tokens of a memory beyond which the speeds are others; None where they never change."""
     attention: float = 1.0
     """Factor on cos and sin, its square thus on the turned part of q.k: longer texts want sharper attention."""
 
@@ -151,7 +153,8 @@ class LongRope(Scaling):
     short, long: d/2 factors each. original: tokens of a text in training.
     by: what is compared with `original`. context: the model's context, so the choice never changes and neither company
     nor padding matters. length: the columns of this pass (with a cache, its capacity), as in `transformers`, where a
-    128k model reads a short prompt with the short factors; all keys of one memory are turned alike.
+    128k model reads a short prompt with the short factors; all keys of one memory are turned alike, so a text that
+    grows beyond `original` is read once more.
     factor: s; None is context / original. attention: the factor on cos and sin itself; None leaves it to the formula.
     """
 
@@ -176,6 +179,7 @@ class LongRope(Scaling):
             attention = math.sqrt(1 + math.log(factor) / math.log(original))
         at_least(0, attention=attention)
         self.short, self.long, self.original, self.by = short, long, original, by
+        self.changes = original if by == "length" else None
         self.factor, self.attention, self._context = factor, attention, context
 
     def speeds(self, base: float, width: int, tokens: int) -> list[float]:
