@@ -41,7 +41,7 @@ def plan(what: What, quick: Quick = False, processes: Processes = 0, json: Json 
     nanogpt study plan glu
     nanogpt study plan my_study.toml --quick --json
     """
-    from nanogpt.study.fixed import fix
+    from nanogpt.study.fixing import fix
     from nanogpt.study.pool import shares
 
     fixed = fix(_read(what, quick, None), *shares(processes))

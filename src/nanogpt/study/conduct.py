@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from nanogpt.study.execution import Executor, Job, Said, Score
 from nanogpt.study.fixed import Fixed
 from nanogpt.study.plan import PILOT_SEEDS, SWEEP_SEEDS
@@ -87,8 +89,6 @@ def pilot(fixed: Fixed, executor: Executor, said: Said) -> float | None:
     jobs = pilot_jobs(fixed)
     losses = {(job.arm, job.seed): score.of("val", fixed.plan.metric) for job, score in executor.run(jobs, said)}
     one, other = dict.fromkeys(job.arm for job in jobs)
-    import numpy as np
-
     differences = [losses[one, seed] - losses[other, seed] for seed in dict.fromkeys(job.seed for job in jobs)]
     return float(np.std(differences, ddof=1))
 

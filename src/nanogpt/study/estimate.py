@@ -14,8 +14,6 @@ from nanogpt.training import machine
 
 STEPS, ENOUGH = 4, 1.0
 """Steps at most, and seconds after which no other is begun."""
-START_UP = 2.5
-"""Seconds that a process needs until its first step, on a slow machine."""
 
 
 def pace(config: RunConfig, vocab_size: int, threads: int) -> float:

@@ -26,7 +26,7 @@ from nanogpt.files import one_line, write_whole
 from nanogpt.runs import Run, as_json
 from nanogpt.study.conduct import Outcome, conduct, pilot
 from nanogpt.study.execution import Executor, Job, Said, Score
-from nanogpt.study.fixed import Fixed, check_reach, fix
+from nanogpt.study.fixed import Fixed, check_reach
 from nanogpt.study.measurement import Measurement
 from nanogpt.study.plan import Plan
 from nanogpt.study.verdict import Reach, Verdict, arms_against_control, claims, decide
@@ -89,6 +89,8 @@ class Study:
             study = Study.open(path)
             study.check_same(plan)
             return study
+        from nanogpt.study.fixing import fix  # torch, which one that goes on has no need of
+
         fixed = fix(plan, processes, threads)
         with one_line(f"make the study {path}"):
             for folder in (RUNS, SCORES, MEASURED):

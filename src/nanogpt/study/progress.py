@@ -12,9 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from nanogpt.study.conduct import planned
-from nanogpt.study.estimate import START_UP
 from nanogpt.study.execution import Job
-from nanogpt.study.fixed import Fixed
+from nanogpt.study.fixed import START_UP, Fixed
 from nanogpt.study.plan import SWEEP_SEEDS
 from nanogpt.training.progress import duration
 

@@ -148,14 +148,19 @@ def diverged(job: Job) -> Score:
 
 def held() -> int:
     """Most bytes that this process has held so far; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held, where this process was made from it
+        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(found.split()[1])
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory(before: int) -> int | None:
+    """Most bytes of the run itself: on the device, or in this process beyond what it held at first."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return held() - before if before else None

@@ -72,7 +72,7 @@ def _line(study: Study, arm: str, seed: int, key: str, x: str) -> tuple[Numbers,
 curves = View(
     "Runs",
     "Curves",
-    "The mean over the seeds of the claim, in a band from the lowest seed to the highest; training losses are smoothed.",
+    "The mean over the seeds of the claim, in a band from the lowest to the highest; training losses are smoothed.",
     draw,
     choices,
     studies,

@@ -66,8 +66,8 @@ def _wide(names: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     for name, one in zip(names, verdicts, strict=True):
         x += [*one.wide, None]
         y += [name, name, None]
-    line = {"color": GREY, "width": 1.2}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": "all at once", "line": line, "hoverinfo": "skip"}
+    look = {"line": {"color": GREY, "width": 1.2}, "hoverinfo": "skip"}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": "all at once", **look}
 
 
 def _seeds(names: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""From a plan to the plan as it is fixed. What cannot work is refused here, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+
+from nanogpt.config import DataConfig, RunConfig, compose
+from nanogpt.cost import cost
+from nanogpt.data.corpora import open_corpus
+from nanogpt.data.shards import prepare
+from nanogpt.errors import UserError
+from nanogpt.model.language_model import LanguageModel, field, resolve_model
+from nanogpt.optim.optimizers import OPTIMIZERS
+from nanogpt.parts import build
+from nanogpt.study.estimate import pace
+from nanogpt.study.fixed import Fixed, FixedArm, check_reach
+from nanogpt.study.matching import Match, match, spender, tokens
+from nanogpt.study.plan import Plan
+from nanogpt.tokenizers import tokenizer_for
+from nanogpt.training import machine
+
+SETTINGS = ("train.observe=off", "train.compile=off", "data.carve=test")
+"""What a study sets unless its plan says otherwise: nothing that costs time and answers no question of it, and a test
+split for a text whose literature has none."""
+
+
+def fix(plan: Plan, processes: int, threads: int) -> Fixed:
+    """Everything that is decided before the first run. Reads the text, trains nothing."""
+    arms: dict[str, FixedArm] = {}
+    order = sorted(plan.arms, key=lambda arm: arm != plan.control)  # the control first: the others get what it spends
+    precision = _precision(plan, order[0]) if order else ""
+    for name in order:
+        try:
+            arms[name] = _fix(plan, name, precision, threads, arms)
+        except UserError as error:
+            text = str(error)
+            raise UserError(f"study {plan.name}: {'' if text.startswith('arm ') else f'arm {name}: '}{text}") from None
+    fixed = Fixed(plan, {name: arms[name] for name in plan.arms}, processes, threads)
+    check_reach(plan, fixed.reach())
+    return fixed
+
+
+def _base(plan: Plan, arm: str) -> tuple[str, list[str]]:
+    return plan.arms[arm].preset or plan.preset, [*SETTINGS, *plan.set, *plan.arms[arm].set]
+
+
+def _precision(plan: Plan, arm: str) -> str:
+    """The control's, for all: where the machine would choose by width, arms would differ in more than their names."""
+    config = compose(*_base(plan, arm))
+    dim = config.model.dim if isinstance(config.model.dim, int) else 1
+    return machine.choose(config.train, dim=dim, flops=0.0).precision
+
+
+def _fix(plan: Plan, name: str, precision: str, threads: int, done: Mapping[str, FixedArm]) -> FixedArm:
+    preset, overrides = _base(plan, name)
+    overrides = [f"train.precision={precision}", *overrides]
+    config = compose(preset, overrides)
+    _check(plan, name, config)
+    vocab_size, sizes = _text(config.tokenizer, config.data.model_dump_json())
+    found = Match(tuple(overrides), "", 0.0, 0.0)
+    if plan.match != "none":
+        spent = spender(plan.match, vocab_size, lambda c: pace(c, vocab_size, threads))
+        wanted = done[plan.control].spent if plan.control in done else spent(config)  # type: ignore[index]
+        solve = plan.arms[name].solve
+        found = match(name, preset, overrides, solve, spent, wanted, plan.match, plan.tolerance)
+        config = compose(preset, found.overrides)
+    model = resolve_model(config.model.model_copy(update={"vocab_size": config.model.vocab_size or vocab_size}))
+    counted = cost(model)
+    step = pace(config, vocab_size, threads)
+    evaluations = min(
+        config.train.steps, config.train.steps // config.train.eval_every if config.train.eval_every else 10
+    )
+    forward = step / 3 / (config.train.batch * config.model.context)
+    return FixedArm(
+        preset=preset,
+        overrides=found.overrides,
+        solved=found.solved,
+        spent=found.spent,
+        mismatch=found.mismatch,
+        parameters=counted.total,
+        training_flops=counted.training_flops * tokens(config),
+        steps=config.train.steps,
+        tokens=tokens(config),
+        pace=step,
+        scoring=forward * (evaluations * sizes["val"] + sizes["test"]),
+        shared=_shared(config, vocab_size, done.get(plan.control or "")),
+    )
+
+
+def _check(plan: Plan, name: str, config: RunConfig) -> None:
+    """Refuse what the trainer would refuse, now."""
+    with field("optim.optimizer"):
+        build(OPTIMIZERS, config.optim.optimizer, precision="fp32")
+    if plan.sweep is not None:
+        with field("optim.optimizer"):
+            swept = compose(*_swept(plan, name))
+            build(OPTIMIZERS, swept.optim.optimizer, precision="fp32")
+
+
+def _swept(plan: Plan, name: str) -> tuple[str, list[str]]:
+    preset, overrides = _base(plan, name)
+    assert plan.sweep is not None
+    return preset, [*overrides, f"{plan.sweep.key}={plan.sweep.lr[0]:g}"]
+
+
+@cache
+def _text(tokenizer: str, data: str) -> tuple[int, dict[str, int]]:
+    """Size of the vocabulary, and tokens of each split. UserError where there is no test split to make claims on."""
+    corpus = open_corpus(DataConfig.model_validate_json(data))
+    if "test" not in corpus.splits:
+        raise UserError(
+            f"data.corpus={corpus.name}: has no test split, and a claim is made on one; "
+            f"it has {', '.join(corpus.splits)}; a file of your own is given one"
+        )
+    made = tokenizer_for(tokenizer, corpus)
+    return made.vocab_size, {name: len(split) for name, split in prepare(corpus, made, corpus.batching).items()}
+
+
+def _shared(config: RunConfig, vocab_size: int, control: FixedArm | None) -> float:
+    """Parameters with the name and the shape of one of the control's, as a share of all."""
+    if control is None:
+        return 1.0
+    mine, theirs = (_shapes(c, vocab_size) for c in (config, compose(control.preset, control.overrides)))
+    total = sum(torch.Size(shape).numel() for shape in mine.values())
+    same = sum(torch.Size(shape).numel() for name, shape in mine.items() if theirs.get(name) == shape)
+    return same / total if total else 1.0
+
+
+def _shapes(config: RunConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    size = config.model.vocab_size or vocab_size
+    with torch.device("meta"):
+        model = LanguageModel(resolve_model(config.model.model_copy(update={"vocab_size": size})))
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
