@@ -29,11 +29,11 @@ from nanogpt.hub import compare, llama2c
 from nanogpt.hub.export import export_run, to_theirs
 from nanogpt.hub.load import import_run, load
 from nanogpt.hub.mingpt import decode
-from nanogpt.hub.scores import merges_of, tokenizer_json
 from nanogpt.hub.source import INDEX, WEIGHTS, Source, open_source
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.runs import Run
 from nanogpt.tokenizers import load_tokenizer, make_tokenizer, read_tokenizer
+from nanogpt.tokenizers.scores import merges_of, tokenizer_json
 from nanogpt.training import checkpoint as checkpoints
 from tests.helpers import make, scrambled, tokens
 

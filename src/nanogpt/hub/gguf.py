@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from nanogpt.errors import UserError, nearest
-from nanogpt.hub.scores import tokenizer_json
 from nanogpt.hub.source import Lazy, Source
 from nanogpt.hub.tensors import LAYOUTS
 from nanogpt.tokenizers.patterns import DECODER, PATTERNS, byte_level
+from nanogpt.tokenizers.scores import tokenizer_json
 from nanogpt.tokenizers.tables import BPE, file_json
 
 MAGIC = b"GGUF"

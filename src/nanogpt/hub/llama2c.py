@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nanogpt.errors import UserError
 from nanogpt.files import one_line
-from nanogpt.hub.scores import tokenizer_json
 from nanogpt.hub.source import Source
 from nanogpt.hub.tensors import LAYOUTS
+from nanogpt.tokenizers.scores import tokenizer_json
 
 HEADER = struct.Struct("<7i")
 LARGEST = 2**24

@@ -49,7 +49,7 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode`, for many texts at once, on all cores where that helps."""
         for text in texts:
-            _refuse_surrogates(text)
+            refuse_surrogates(text)
         return self._encode(list(texts))
 
     @cached_property
@@ -64,7 +64,7 @@ class Tokenizer(ABC):
         write_whole(path, self.json.encode())
 
 
-def _refuse_surrogates(text: str) -> None:
+def refuse_surrogates(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

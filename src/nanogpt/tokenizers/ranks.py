@@ -1,22 +1,22 @@
-"""OpenAI's vocabularies: gpt2, cl100k_base, o200k_base, made from their published files into a tokenizer.json.
-
-A rank file lists tokens in the order in which they were learned. The pair that made a token is
-found again by merging its bytes with the earlier tokens only: what is left are the two halves.
-"""
+"""OpenAI's vocabularies: gpt2, cl100k_base, o200k_base, made from their published files."""
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 from nanogpt.data.sources import Source, find
 from nanogpt.tokenizers.base import EOT
-from nanogpt.tokenizers.patterns import CL100K, DECODER, GPT2, O200K, byte_level
-from nanogpt.tokenizers.tables import BPE, byte_symbols, file_json
+from nanogpt.tokenizers.bytepair.byte_level import BytePair
+from nanogpt.tokenizers.bytepair.learn import Merge
+from nanogpt.tokenizers.bytepair.rank_file import read_ranks, recover_merges
+from nanogpt.tokenizers.patterns import CL100K, GPT2, O200K
+from nanogpt.tokenizers.tables import byte_symbols
 
+Parts: TypeAlias = tuple[dict[int, bytes], list[Merge]]
+"""Tokens and merges."""
 ADDRESS = "https://openaipublic.blob.core.windows.net"
 
 
@@ -77,41 +77,24 @@ PUBLISHED = {
 }
 
 
-def published_json(name: str) -> str:
-    """The tokenizer.json of a published vocabulary."""
-    published = PUBLISHED[name]
-    paths = [find(source) for source in published.files]
-    vocab, merges = _read_gpt2(*paths) if len(paths) == 2 else _read_ranks(paths[0])
-    # ignore_merges: a word that is a token is that token, whether or not merges lead to it: as tiktoken does.
-    model = {**BPE, "ignore_merges": True, "vocab": vocab | published.specials, "merges": merges}
-    return file_json(model, published.specials, byte_level(published.pattern), DECODER)
+def published(name: str) -> BytePair:
+    """The tokenizer of a published vocabulary."""
+    known = PUBLISHED[name]
+    paths = [find(source) for source in known.files]
+    tokens, merges = _read_gpt2(*paths) if len(paths) == 2 else _read_ranks(paths[0])
+    # whole: a word that is a token is that token, whether or not merges lead to it: as tiktoken does.
+    return BytePair(tokens, merges, known.pattern, known.specials, whole=True)
 
 
-def _read_gpt2(merges: Path, vocab: Path) -> tuple[dict[str, int], list[list[str]]]:
-    lines = merges.read_text(encoding="utf-8").splitlines()[1:]
-    return json.loads(vocab.read_text(encoding="utf-8")), [line.split(" ") for line in lines if line]
+def _read_gpt2(merges: Path, vocab: Path) -> Parts:
+    ids = json.loads(vocab.read_text(encoding="utf-8"))
+    del ids[EOT]
+    pairs = [line.split(" ") for line in merges.read_text(encoding="utf-8").splitlines()[1:] if line]
+    byte = {symbol: n for n, symbol in enumerate(byte_symbols())}
+    tokens = {i: bytes([byte[symbol] for symbol in written]) for written, i in ids.items()}
+    return tokens, [Merge(ids[left], ids[right], ids[left + right]) for left, right in pairs]
 
 
-def _read_ranks(path: Path) -> tuple[dict[str, int], list[list[str]]]:
-    lines = path.read_bytes().splitlines()
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines if line)}
-    symbols = byte_symbols()
-    written = {token: "".join(symbols[byte] for byte in token) for token in ranks}
-    merges = []
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        parts = _halves(ranks, token, rank)
-        if len(parts) == 2:
-            merges.append([written[part] for part in parts])
-    return {written[token]: rank for token, rank in ranks.items()}, merges
-
-
-def _halves(ranks: dict[bytes, int], token: bytes, rank: int) -> list[bytes]:
-    """The token's bytes, merged with the tokens that came before it."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        found = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(pairwise(parts))]
-        lowest, i = min(found)
-        if lowest >= rank:
-            break
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts
+def _read_ranks(path: Path) -> Parts:
+    tokens = read_ranks(path)
+    return tokens, recover_merges(tokens)

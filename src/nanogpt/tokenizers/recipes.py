@@ -17,7 +17,7 @@ from nanogpt.spec import Spec, parse
 from nanogpt.tokenizers.base import Tokenizer
 from nanogpt.tokenizers.bpe import JsonTokenizer, train_bpe
 from nanogpt.tokenizers.patterns import PATTERNS
-from nanogpt.tokenizers.ranks import PUBLISHED, published_json
+from nanogpt.tokenizers.ranks import PUBLISHED, published
 from nanogpt.tokenizers.tables import ByteTokenizer, CharTokenizer, read_table
 from nanogpt.tokenizers.words import Words
 
@@ -82,7 +82,7 @@ class Published:
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
         files = [source.sha256 for source in PUBLISHED[self.name].files]
         key = key_of(self.name, files, PUBLISHED[self.name].pattern)
-        return JsonTokenizer(_cached(f"{self.name}-{key}", lambda: published_json(self.name)))
+        return JsonTokenizer(_cached(f"{self.name}-{key}", lambda: published(self.name).json))
 
 
 class Gpt2(Published):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanogpt.errors import UserError
-from nanogpt.tokenizers.base import EOT, REPLACEMENT, Tokenizer, _refuse_surrogates
+from nanogpt.tokenizers.base import EOT, REPLACEMENT, Tokenizer, refuse_surrogates
 
 UNICODE = 0x110000
 BPE: dict[str, Any] = {
@@ -77,7 +77,7 @@ class CharTokenizer(Tokenizer):
         """The alphabet of these texts, in code point order; with <|endoftext|> at 0 where they are documents."""
         seen = np.zeros(UNICODE, bool)
         for text in texts:
-            _refuse_surrogates(text)
+            refuse_surrogates(text)
             seen[_points(text)] = True
         symbols = [EOT] * documents + [chr(point) for point in np.flatnonzero(seen)]
         if not seen.any():

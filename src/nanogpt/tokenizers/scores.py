@@ -27,7 +27,7 @@ def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> list[list[str]]
 def tokenizer_json(tokens: Sequence[str], scores: Sequence[float], specials: int = 3) -> str:
     """The text of a tokenizer.json. The first `specials` tokens stand for no text; `<0x41>` stands for a byte."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    plain = [(t, s) for n, (t, s) in enumerate(zip(tokens, scores, strict=True)) if n >= specials and not _is_byte(t)]
+    plain = [(t, s) for n, (t, s) in enumerate(zip(tokens, scores, strict=True)) if n >= specials and not is_byte(t)]
     model: dict[str, Any] = {
         "type": "BPE", "dropout": None, "unk_token": tokens[0], "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
@@ -59,5 +59,5 @@ def _begin(token: str) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": [begin, text], "pair": both, "special_tokens": special}
 
 
-def _is_byte(token: str) -> bool:
+def is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")

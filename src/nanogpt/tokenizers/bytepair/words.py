@@ -1,0 +1,85 @@
+"""Step 1: text becomes words. No pair is ever merged across two of them, so each different word is looked at once.
+
+What a word is, a regular expression says: GPT-2's keeps a space with the word that follows, cl100k's cuts numbers into
+three digits, o200k's knows upper and lower case (`nanogpt.tokenizers.patterns`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+import regex
+
+from nanogpt.errors import UserError
+from nanogpt.tokenizers.base import refuse_surrogates
+from nanogpt.tokenizers.patterns import PATTERNS
+
+MOST_WORDS = 1_000_000
+"""Different words that are counted: some 300 MB. Beyond it the rarest are forgotten."""
+
+Split = Callable[[str], list[str]]
+
+
+@cache
+def splitter(pattern: str) -> Split:
+    """The function that cuts a text into words; joined, they are the text again.
+
+    pattern: gpt2, cl100k, o200k, or a regular expression as the package `regex` and Oniguruma read it; what it does
+    not match is a word too. An empty one leaves the text whole.
+    """
+    if not pattern:
+        return lambda text: [text] if text else []
+    try:  # Oniguruma's end of the text, \z, is Python's \Z
+        compiled = regex.compile(PATTERNS.get(pattern, pattern).replace(r"\z", r"\Z"))
+    except regex.error as error:
+        raise UserError(
+            f"split={pattern}: not one of {', '.join(PATTERNS)}, nor a regular expression ({error})"
+        ) from None
+
+    def split(text: str) -> list[str]:
+        words: list[str] = [] if compiled.groups else compiled.findall(text)
+        return words if sum(map(len, words)) == len(text) else _with_gaps(compiled, text)
+
+    return split
+
+
+def _with_gaps(compiled: regex.Pattern[str], text: str) -> list[str]:
+    """As above where a pattern leaves something between its matches."""
+    words, end = [], 0
+    for match in compiled.finditer(text):
+        words += [text[end : match.start()], match.group()]
+        end = match.end()
+    return [word for word in [*words, text[end:]] if word]
+
+
+def around_specials(specials: Iterable[str]) -> Split:
+    """Cuts a text before and after each special token; of two that begin alike the longer is found."""
+    longest_first = sorted(specials, key=len, reverse=True)
+    if not longest_first:
+        return lambda text: [text]
+    between = regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
+    return lambda text: between.split(text)
+
+
+def count_words(
+    texts: Iterable[str], pattern: str, specials: Sequence[str] = (), most: int = MOST_WORDS
+) -> Counter[str]:
+    """How often each word stands in the texts, which may come in pieces (`nanogpt.data.text`): memory stays flat.
+
+    specials: the text is cut there, and they are not counted. most: when there are more different words than these,
+    those seen least are forgotten (lossy counting, Manku and Motwani 2002): a rare word may be counted too low then.
+    """
+    split, cut, special = splitter(pattern), around_specials(specials), set(specials)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        refuse_surrogates(text)
+        for part in cut(text):
+            if part not in special:
+                counts.update(split(part))
+        least = 1
+        while len(counts) > most:
+            counts = Counter({word: n for word, n in counts.items() if n > least})
+            least += 1
+    return counts
