@@ -11,7 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanogpt.api import Comparison, Loaded, Sampling, ablate, build, compare, load, observe, patch, trace, train
+    from nanogpt.api import (
+        Comparison,
+        Loaded,
+        Sampling,
+        ablate,
+        build,
+        compare,
+        load,
+        observe,
+        patch,
+        run_study,
+        trace,
+        train,
+    )
 
 __all__ = [
     "Comparison",
@@ -23,6 +36,7 @@ __all__ = [
     "load",
     "observe",
     "patch",
+    "run_study",
     "trace",
     "train",
 ]

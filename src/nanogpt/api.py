@@ -1,4 +1,4 @@
-"""The Python face: `build`, `train`, `load`. What the command line does, as three functions.
+"""The Python face: `build`, `train`, `load`, `run_study`. What the command line does, as functions.
 
 import nanogpt as ng
 run = ng.train("llama", "data.corpus=shakespeare", "train.steps=200")
@@ -8,7 +8,7 @@ print(ng.load(run.path).sample("To be"))
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -26,6 +26,11 @@ from nanogpt.observers.attach import attach
 from nanogpt.observers.observer import observe
 from nanogpt.observers.trace import ablate, patch, trace
 from nanogpt.runs import Run
+from nanogpt.study.folder import Study
+from nanogpt.study.plan import Plan
+from nanogpt.study.plan import read as read_plan
+from nanogpt.study.pool import Pool, shares
+from nanogpt.study.progress import view
 from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
 from nanogpt.training import loop, machine
@@ -67,6 +72,32 @@ def train(
     if ended.ending == "interrupted":
         raise KeyboardInterrupt(f"saved after step {ended.step}; go on with: nanogpt train --resume {ended.run.path}")
     return ended.run
+
+
+def run_study(
+    what: str | Path | Mapping[str, Any] | Plan,
+    *,
+    quick: bool = False,
+    out: Path | str = "studies",
+    processes: int = 0,
+    quiet: bool = False,
+) -> Study:
+    """Run a study, or go on with it, as `nanogpt study run` does, and write its report. `what`: one that comes with
+    nanogpt, a TOML file, a table of the same form, or a Plan. `processes`: runs side by side; 0: one for each core.
+
+    It answers the study: `.claims` and `.against_control` are its verdicts, `.path` has the report; in a notebook it
+    draws itself.
+    """
+    from nanogpt.views.studies.page import write as write_report
+
+    begun = Study.begin(read_plan(what, quick=quick), out, *shares(processes))
+    shown = view(begun.fixed, quiet)
+    try:
+        begun.conduct(Pool(*shares(processes)), shown)
+    finally:
+        shown.close()
+    write_report(begun)
+    return Study.open(begun.path)
 
 
 def load(path: Path | str | Run, checkpoint: str = "best") -> Loaded:
@@ -237,6 +268,7 @@ __all__ = [
     "load",
     "observe",
     "patch",
+    "run_study",
     "trace",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""In a notebook, a run, a model and a comparison draw themselves. Importing this gives them the method.
+"""In a notebook, a run, a model, a comparison and a study draw themselves. Importing this gives them the method.
 
 Plotly's own JavaScript is put into the first output of a session and serves all later ones, so that a notebook that
 was saved shows its figures without network. Numbers and findings are plain HTML, there whatever happens to scripts.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.runs import Run, best_row
+from nanogpt.study.folder import Study
 
 if TYPE_CHECKING:
     from nanogpt.views.source import Source
@@ -192,5 +193,25 @@ def _loss(row: dict[str, Any]) -> str:
     return f"{loss:.4f}" if isinstance(loss, float) else "-"
 
 
+# -- a study ------------------------------------------------------------------------------------------------------
+
+
+def study_html(study: Study) -> str:
+    """The question, the verdicts, the forest plot; how far it has come, where it has not ended."""
+    from nanogpt.study.folder import Unfinished
+    from nanogpt.views.studies import forest
+    from nanogpt.views.studies.page import words
+
+    try:
+        parts = [words(study)]
+        choices = forest.choices([study])
+    except Unfinished as error:
+        return _box(f"<b>{escape(study.name)}</b>: not finished: {escape(str(error))}")
+    if choices and (picture := forest.draw([study], **choices[0])):
+        parts.append(figure_html(picture))
+    return _box("".join(parts))
+
+
 Run._repr_html_ = run_html  # type: ignore[attr-defined]
 LanguageModel._repr_html_ = model_html  # type: ignore[attr-defined]
+Study._repr_html_ = study_html  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 
 import torch
 
@@ -12,27 +13,32 @@ from nanogpt.model.objectives import IGNORED
 from nanogpt.optim.optimizers import make_optimizers
 from nanogpt.training import machine
 
-STEPS, ENOUGH = 4, 1.0
+STEPS, ENOUGH = 8, 1.0
 """Steps at most, and seconds after which no other is begun."""
 
 
 def pace(config: RunConfig, vocab_size: int, threads: int) -> float:
     """Seconds of one training step with so many threads; 0 for a model that is fitted in closed form."""
+    taken = steps(config, vocab_size, threads, STEPS, ENOUGH)
+    return median(taken[1:] or taken) if taken else 0.0  # the first warms up
+
+
+def steps(config: RunConfig, vocab_size: int, threads: int, most: int, seconds: float) -> list[float]:
+    """Seconds of each step, one after the other, until there are so many or so much time has passed."""
     before = torch.get_num_threads()
-    model_config = resolve_model(config.model.model_copy(update={"vocab_size": config.model.vocab_size or vocab_size}))
-    model = LanguageModel(model_config)
+    size = config.model.vocab_size or vocab_size
+    model = LanguageModel(resolve_model(config.model.model_copy(update={"vocab_size": size})))
     if not list(model.parameters()):
-        return 0.0
+        return []
     how = machine.choose(config.train.model_copy(update={"threads": threads}), dim=model.dim, flops=0.0)
     try:
         torch.set_num_threads(threads)
-        return _best(config, model.to(how.device), how)
+        return _taken(config, model.to(how.device), how, most, seconds)
     finally:
         torch.set_num_threads(before)
 
 
-def _best(config: RunConfig, model: LanguageModel, how: machine.Machine) -> float:
-    """The fastest of a few steps, the first left out where there is another: it warms up."""
+def _taken(config: RunConfig, model: LanguageModel, how: machine.Machine, most: int, seconds: float) -> list[float]:
     model.initialise(1)
     optimizers = make_optimizers(config.optim.optimizer, model, precision=how.precision)
     rows = config.train.batch // config.train.accumulate
@@ -40,7 +46,7 @@ def _best(config: RunConfig, model: LanguageModel, how: machine.Machine) -> floa
     targets = tokens.roll(-1, 1)
     targets[:, -1] = IGNORED
     taken: list[float] = []
-    while len(taken) < STEPS and sum(taken) < ENOUGH:
+    while len(taken) < most and sum(taken) < seconds:
         started = time.perf_counter()
         for _ in range(config.train.accumulate):
             with how.autocast():
@@ -51,4 +57,4 @@ def _best(config: RunConfig, model: LanguageModel, how: machine.Machine) -> floa
             optimizer.zero_grad(set_to_none=True)
         how.wait()
         taken.append(time.perf_counter() - started)
-    return min(taken[1:] or taken)
+    return taken

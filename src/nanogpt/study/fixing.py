@@ -43,6 +43,17 @@ def fix(plan: Plan, processes: int, threads: int) -> Fixed:
     return fixed
 
 
+def _pace(config: RunConfig, vocab_size: int, threads: int) -> float:
+    """Measured once, however many steps there are to be."""
+    key = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}).model_dump_json()
+    if key not in _paces:
+        _paces[key] = pace(config, vocab_size, threads)
+    return _paces[key]
+
+
+_paces: dict[str, float] = {}
+
+
 def _base(plan: Plan, arm: str) -> tuple[str, list[str]]:
     return plan.arms[arm].preset or plan.preset, [*SETTINGS, *plan.set, *plan.arms[arm].set]
 
@@ -62,14 +73,14 @@ def _fix(plan: Plan, name: str, precision: str, threads: int, done: Mapping[str,
     vocab_size, sizes = _text(config.tokenizer, config.data.model_dump_json())
     found = Match(tuple(overrides), "", 0.0, 0.0)
     if plan.match != "none":
-        spent = spender(plan.match, vocab_size, lambda c: pace(c, vocab_size, threads))
+        spent = spender(plan.match, vocab_size, lambda c: _pace(c, vocab_size, threads))
         wanted = done[plan.control].spent if plan.control in done else spent(config)  # type: ignore[index]
         solve = plan.arms[name].solve
         found = match(name, preset, overrides, solve, spent, wanted, plan.match, plan.tolerance)
         config = compose(preset, found.overrides)
     model = resolve_model(config.model.model_copy(update={"vocab_size": config.model.vocab_size or vocab_size}))
     counted = cost(model)
-    step = pace(config, vocab_size, threads)
+    step = _pace(config, vocab_size, threads)
     evaluations = min(
         config.train.steps, config.train.steps // config.train.eval_every if config.train.eval_every else 10
     )

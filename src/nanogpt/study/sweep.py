@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+STEEPEST = 3.0
+"""One neighbour counts as at most so many times as much worse as the other: beyond a cliff, where training diverges,
+a loss says nothing about where the valley is."""
 
 
 @dataclass(frozen=True)
@@ -17,22 +22,40 @@ class Choice:
     """Rate -> mean loss on validation."""
 
     @property
+    def best(self) -> float:
+        """Of those tried, the lower of two that are equal."""
+        return min(sorted(self.tried), key=lambda rate: self.tried[rate])
+
+    @property
     def edge(self) -> bool:
-        return self.rate in (min(self.tried), max(self.tried))
+        return self.best in (min(self.tried), max(self.tried))
 
 
 def choose(tried: Mapping[float, Sequence[float]]) -> Choice:
-    """The rate with the lowest mean validation loss, the lower of two that are equal."""
+    """The bottom of the parabola through the best rate and its neighbours, in the log of the rate; at an edge the best.
+
+    The best of those tried jumps from one rate to the next when noise tips it, which costs as much as the rates lie
+    apart, and an arm that was unlucky so would be called worse; the parabola moves as little as the noise does.
+    """
     means = {rate: float(np.mean(losses)) for rate, losses in sorted(tried.items())}
-    return Choice(min(means, key=lambda rate: means[rate]), means)
+    choice = Choice(0.0, means)
+    rates = list(means)
+    at = rates.index(choice.best)
+    if choice.edge:
+        return Choice(choice.best, means)
+    below, above = means[rates[at - 1]] - means[choice.best], means[rates[at + 1]] - means[choice.best]
+    below, above = min(below, STEEPEST * above), min(above, STEEPEST * below)
+    aside = 0.5 * (below - above) / (below + above) if below + above else 0.0
+    step = rates[at + 1] / rates[at] if aside > 0 else rates[at] / rates[at - 1]
+    return Choice(rounded(choice.best * math.exp(aside * math.log(step))), means)
 
 
 def wider(choice: Choice) -> float | None:
     """The next rate beyond an edge that won, by the factor of its neighbour; None where the best lies inside."""
     rates = sorted(choice.tried)
-    if choice.rate == rates[0]:
+    if choice.best == rates[0]:
         return rounded(rates[0] ** 2 / rates[1])
-    if choice.rate == rates[-1]:
+    if choice.best == rates[-1]:
         return rounded(rates[-1] ** 2 / rates[-2])
     return None
 

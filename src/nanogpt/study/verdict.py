@@ -10,6 +10,7 @@ import numpy as np
 
 from nanogpt.study.plan import Plan
 from nanogpt.study.statistics import (
+    CHOICE,
     MOST_SEEDS,
     Estimate,
     bootstrap,
@@ -81,7 +82,9 @@ class Verdict:
         alpha, sd = self.plan.alpha / self.family, self.estimate.sd
         if not sd:
             return len(self.differences)
-        return seeds_to_settle(self.estimate.mean, sd, self.plan.margin, alpha, alpha, self.plan.power)
+        return seeds_to_settle(
+            self.estimate.mean, sd, self.plan.margin, alpha, alpha, self.plan.power, extra(self.plan)
+        )
 
     @property
     def more_seeds(self) -> int | None:
@@ -102,16 +105,27 @@ class Verdict:
             real = ", though not zero" if self.p <= self.plan.alpha else ""
             return f"equivalent within the margin of {self.plan.margin:g}{real}: {size}"
         if self.word == UNKNOWN:
-            more = f"{self.more_seeds} more seeds" if self.more_seeds else f"over {MOST_SEEDS} more seeds"
+            more = f"{self.more_seeds} more seeds" if self.more_seeds else self._no_number
             return f"cannot tell yet ({more}): {size}"
         words = {BETTER: "smaller spread", WORSE: "larger spread"} if spread else {BETTER: "better", WORSE: "worse"}
         small = "" if abs(one.mean) >= self.plan.margin else f", by less than the margin of {self.plan.margin:g}"
         return f"{words[self.word]}{small}: {size}"
 
     @property
+    def _no_number(self) -> str:
+        if self.plan.sweep is None:
+            return f"over {MOST_SEEDS} more seeds"
+        return f"over {MOST_SEEDS} more seeds, unless the sweep has more than {self.plan.sweep.seeds}"
+
+    @property
     def fits(self) -> bool:
         """Whether it is what the claim expects."""
         return self.word in FITS[self.comparison.expect]
+
+
+def extra(plan: Plan) -> float:
+    """What choosing learning rates adds to the variance of a mean difference (statistics.py)."""
+    return 0.0 if plan.sweep is None else CHOICE / plan.sweep.seeds
 
 
 def units(plan: Plan) -> str:
@@ -140,8 +154,8 @@ def primary(plan: Plan) -> list[Comparison]:
 def decide(plan: Plan, family: Sequence[Comparison], losses: Losses) -> list[Verdict]:
     """Verdicts of a family of comparisons, which share the false alarms."""
     values = [one.differences(losses, plan.seeds) for one in family]
-    found = [estimate(v, plan.margin, plan.alpha) for v in values]
-    wide = [estimate(v, plan.margin, plan.alpha / len(family)) for v in values]
+    found = [estimate(v, plan.margin, plan.alpha, extra(plan)) for v in values]
+    wide = [estimate(v, plan.margin, plan.alpha / len(family), extra(plan)) for v in values]
     adjusted = holm([one.p for one in found])
     matters = holm([one.p_matters for one in found])
     return [
@@ -169,12 +183,12 @@ class Reach:
 
 
 def reach(plan: Plan, noise: float, source: str) -> Reach:
-    alpha, n = plan.alpha / max(1, len(primary(plan))), len(plan.seeds)
+    alpha, n, more = plan.alpha / max(1, len(primary(plan))), len(plan.seeds), extra(plan)
     return Reach(
         noise=noise,
         source=source,
         seeds=n,
-        floor=half_width(noise, n, plan.alpha),
-        detectable=detectable(noise, n, alpha, plan.power),
-        needed=seeds_to_detect(plan.margin, noise, alpha, plan.power),
+        floor=half_width(noise, n, plan.alpha, more),
+        detectable=detectable(noise, n, alpha, plan.power, more),
+        needed=seeds_to_detect(plan.margin, noise, alpha, plan.power, more),
     )

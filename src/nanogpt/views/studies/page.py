@@ -42,6 +42,12 @@ def html(study: Study, found: Mapping[str, Any]) -> str:
     return page(escape(study.name), study.name, links, before, there, after)
 
 
+def words(study: Study) -> str:
+    """Question and verdicts alone, as HTML."""
+    found = facts(study)
+    return _head(found) + _verdicts(study, found)
+
+
 def _head(found: Mapping[str, Any]) -> str:
     """The question, and in one word the answer."""
     mark = "bad" if found["ending"] == NOT_REPRODUCED else "good"

@@ -1,0 +1,248 @@
+"""Plans: how they are written, what is refused before any training, and that the number in a refusal would do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nanogpt.cli.base import app
+from nanogpt.config import compose
+from nanogpt.errors import UserError
+from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.study.conduct import planned
+from nanogpt.study.fixed import Fixed
+from nanogpt.study.fixing import fix
+from nanogpt.study.plan import Plan, builtin, read
+from nanogpt.training.setup import step_seed
+
+TINY = ["model.dim=16", "model.n_layers=1", "model.context=8", "train.batch=2", "train.steps=4", "tokenizer=char"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"line {n} of a text that is small, {n * n} letters and more\n" for n in range(300)))
+    return str(path)
+
+
+def tiny(text: str, **fields: Any) -> Plan:
+    table: dict[str, Any] = {
+        "name": "tiny",
+        "question": "Is a gate better?",
+        "preset": "gpt-64",
+        "set": [f"data.corpus={text}", *TINY],
+        "control": "relu",
+        "arms": {
+            "relu": ["model.ffn=mlp(act=relu, hidden=40)"],
+            "geglu": {"set": ["model.ffn=geglu"], "solve": "model.ffn.hidden"},
+        },
+        "match": "params",
+        "tolerance": 0.02,
+        "seeds": 3,
+        "noise": 0.01,
+        "margin": 0.05,
+    }
+    return read({**table, **fields})
+
+
+def total(fixed: Fixed, arm: str, vocab_size: int) -> int:
+    """Parameters of an arm, counted on the model itself."""
+    one = fixed.arms[arm]
+    config = compose(one.preset, one.overrides)
+    with torch.device("meta"):
+        model = LanguageModel(resolve_model(config.model.model_copy(update={"vocab_size": vocab_size})))
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_widths_are_solved_for_so_that_arms_match(text: str) -> None:
+    fixed = fix(tiny(text), 1, 1)
+    vocab_size = len(set(Path(text).read_text()))
+    sizes = {arm: total(fixed, arm, vocab_size) for arm in fixed.arms}
+    assert fixed.arms["geglu"].solved == "model.ffn.hidden=27"  # 2/3 of 40: three matrices for two
+    assert fixed.arms["geglu"].mismatch == pytest.approx(sizes["geglu"] / sizes["relu"] - 1)
+    assert abs(fixed.arms["geglu"].mismatch) < 0.02
+    nearest = [total(fixed, "geglu", vocab_size) - sizes["relu"]]
+    assert abs(nearest[0]) <= 3 * 16  # one unit of hidden is three columns of 16
+
+
+@pytest.mark.parametrize(("budget", "solve"), [("flops", "model.ffn.hidden"), ("tokens", "train.steps")])
+def test_other_budgets_are_matched(text: str, budget: str, solve: str) -> None:
+    arms = {
+        "relu": ["model.ffn=mlp(act=relu, hidden=40)"],
+        "geglu": {"set": ["model.ffn=geglu", "train.batch=4"], "solve": solve},
+    }
+    if budget == "flops":
+        arms["geglu"]["set"] = ["model.ffn=geglu"]  # type: ignore[index]
+    arm = fix(tiny(text, match=budget, arms=arms, tolerance=0.03), 1, 1).arms["geglu"]
+    assert arm.solved == {"flops": "model.ffn.hidden=27", "tokens": "train.steps=2"}[budget]
+
+
+def test_seconds_are_matched_by_steps(text: str) -> None:
+    arms = {"relu": [], "wide": {"set": ["model.dim=128", "model.n_layers=4"], "solve": "train.steps"}}
+    fixed = fix(tiny(text, match="seconds", arms=arms, tolerance=0.9, set=[f"data.corpus={text}", *TINY,
+                                                                          "train.steps=400"]), 1, 1)  # fmt: skip
+    assert fixed.arms["wide"].steps < 400
+    with pytest.raises(UserError, match=r"solve = \"train\.steps\""):
+        fix(tiny(text, match="seconds"), 1, 1)
+
+
+def test_the_tolerance_that_a_refusal_names_would_do(text: str) -> None:
+    arms = {"relu": [], "deep": {"set": [], "solve": "model.n_layers"}}
+    plan = tiny(text, arms={**arms, "relu": ["model.ffn.hidden=55"]}, tolerance=0.001)
+    with pytest.raises(UserError, match="cannot be matched") as refused:
+        fix(plan, 1, 1)
+    wanted = re.search(r"tolerance = ([\d.]+)", str(refused.value))
+    assert wanted
+    assert fix(plan.model_copy(update={"tolerance": float(wanted[1])}), 1, 1).arms["deep"].solved == "model.n_layers=1"
+
+
+def test_the_number_of_seeds_that_a_refusal_names_would_do(text: str) -> None:
+    plan = tiny(text, noise=0.05, margin=0.05)
+    with pytest.raises(UserError, match="cannot tell") as refused:
+        fix(plan, 1, 1)
+    seeds, margin = re.search(r"seeds = (\d+)", str(refused.value)), re.search(r"margin = ([\d.]+)", str(refused.value))
+    assert seeds and margin
+    enough = list(range(1, int(seeds[1]) + 1))
+    assert fix(plan.model_copy(update={"seeds": enough}), 1, 1).reach()
+    assert fix(plan.model_copy(update={"margin": float(margin[1])}), 1, 1).reach()
+    with pytest.raises(UserError, match="cannot tell"):
+        fix(plan.model_copy(update={"seeds": enough[:-1]}), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"control": "rel"}, "did you mean 'relu'"),
+        ({"seeds": 1}, "at least: seeds=2"),
+        ({"noise": None}, "noise=0.01 .assumed. or pilot=3"),
+        ({"sweeep": {}}, "did you mean 'sweep'"),
+        ({"match": "parms"}, "params"),
+        ({"arms": {"a b": [], "relu": []}}, "arm 'a b'"),
+        ({"sweep": {"lr": [1e-3, 1e-2]}}, "at least three rates"),
+        ({"claims": [{"says": "x", "left": ["geglu"], "right": ["rlu"]}]}, "no arm 'rlu'"),
+        ({"claims": [{"says": "x", "left": ["*"], "right": ["relu"]}]}, "both sides"),
+        ({"checks": [{"number": "val/relu"}]}, "needs reference and tolerance"),
+        ({"checks": [{"number": "val/rlu", "at_most": 2}]}, "no arm 'rlu'"),
+        ({"preset": "gpt-65"}, "no preset 'gpt-65'"),
+        ({"seeds": [1, 1]}, "same seed twice"),
+        ({"seeds": [1, 1001]}, "from 0 to 1000"),
+        ({"control": None}, "needs a control"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_in_one_line(text: str, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        tiny(text, **fields)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"arms": {"relu": [], "x": ["model.fnn=mlp"]}}, "arm x: no key 'model.fnn'"),
+        ({"arms": {"relu": [], "x": {"set": ["model.ffn=geglu"]}}}, "name what may change"),
+        ({"arms": {"relu": [], "x": {"solve": "model.ffn.hiden"}}}, "hiden"),
+        ({"match": "none", "sweep": {"lr": [1, 2, 3], "key": "optim.optimizer.rate"}}, "rate"),
+        ({"match": "none", "set": ["data.corpus=names-makemore", *TINY]}, "no test split"),
+    ],
+)
+def test_what_only_a_model_or_a_text_can_tell_is_refused_too(
+    text: str, fields: dict[str, Any], words: str, data_dir: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        fix(tiny(text, **fields), 1, 1)
+
+
+def test_a_grid_is_a_product_and_quick_keeps_some_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text("""
+question = "Does initialisation matter?"
+seeds = 4
+margin = 0.1
+noise = 0.01
+set = ["train.steps=100"]
+[grid.init]
+xavier = ["model.init=xavier"]
+kaiming = ["model.init=kaiming"]
+[grid.rescue]
+none = []
+norm = { set = ["model.norm=rmsnorm"], lr = [1e-3, 1e-2, 1e-1] }
+[[claims]]
+says = "less with a norm"
+left = ["*-norm"]
+right = ["*-none"]
+of = "spread"
+[[claims]]
+says = "xavier"
+left = ["xavier-none"]
+right = ["kaiming-none"]
+[quick]
+seeds = 2
+set = ["train.steps=5"]
+arms = ["*-none"]
+""")
+    whole, quick = read(path), read(path, quick=True)
+    assert list(whole.arms) == ["xavier-none", "xavier-norm", "kaiming-none", "kaiming-norm"]
+    assert whole.arms["xavier-norm"].set == ["model.init=xavier", "model.norm=rmsnorm"]
+    assert whole.arms["xavier-norm"].lr == [1e-3, 1e-2, 1e-1]
+    assert (whole.name, quick.name) == ("grid", "grid-quick")
+    assert list(quick.arms) == ["xavier-none", "kaiming-none"]
+    assert quick.seeds == [1, 2]
+    assert quick.set == ["train.steps=100", "train.steps=5"]
+    assert [claim.says for claim in quick.claims] == ["xavier"]
+
+
+def test_one_seed_gives_every_arm_the_same_batches_and_weights(text: str) -> None:
+    """Runs of a seed differ in nothing but the arm's own settings: the seed decides batches, dropout, and weights by
+    name."""
+    fixed = fix(tiny(text), 1, 1)
+    by_seed = {(job.arm, job.seed): compose(job.preset, job.overrides) for job in planned(fixed)}
+    for seed in fixed.plan.seeds:
+        relu, geglu = by_seed["relu", seed], by_seed["geglu", seed]
+        assert relu.seed == geglu.seed == seed
+        assert (relu.data, relu.train, relu.optim) == (geglu.data, geglu.train, geglu.optim)
+        assert step_seed(relu.seed, 0) == step_seed(geglu.seed, 0)
+        models = []
+        for config in (relu, geglu):
+            model = LanguageModel(resolve_model(config.model.model_copy(update={"vocab_size": 30})))
+            model.initialise(config.seed)
+            models.append(dict(model.named_parameters()))
+        one, other = models
+        same = [n for n in one if n in other and one[n].shape == other[n].shape]
+        assert len(same) > 5
+        assert all(torch.equal(one[n], other[n]) for n in same)
+        share = sum(other[n].numel() for n in same) / sum(p.numel() for p in other.values())
+        assert fixed.arms["geglu"].shared == pytest.approx(share, abs=0.05)  # counted at the text's own vocabulary
+
+
+def test_the_precision_is_the_controls_for_every_arm(text: str) -> None:
+    arms = {"relu": [], "wide": ["model.dim=512"]}
+    fixed = fix(tiny(text, match="none", arms=arms), 1, 1)
+    precisions = {compose(arm.preset, arm.overrides).train.precision for arm in fixed.arms.values()}
+    assert len(precisions) == 1
+    assert precisions != {"auto"}
+
+
+def test_a_plan_survives_being_written_down(text: str) -> None:
+    fixed = fix(tiny(text, sweep={"lr": [1e-3, 3e-3, 1e-2]}), 1, 1)
+    assert Fixed.of(fixed.as_dict(), "") == fixed
+    assert read(fixed.plan.model_dump()) == fixed.plan
+
+
+def test_every_study_that_comes_with_nanogpt_can_be_read() -> None:
+    for name in builtin():
+        assert read(name).name == name
+        assert read(name, quick=True).is_quick
+
+
+def test_the_command_refuses_with_status_2(tmp_path: Path) -> None:
+    from nanogpt.errors import UserError as Refused
+
+    result = CliRunner().invoke(app, ["study", "plan", "glue"])
+    assert isinstance(result.exception, Refused)
+    assert result.exception.status == 2
+    assert not list(tmp_path.iterdir())

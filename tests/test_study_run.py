@@ -1,0 +1,174 @@
+"""Studies that train: verdicts, reports, and that nothing is lost when they are killed."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt.errors import RunError, UserError
+from nanogpt.runs import Run
+from nanogpt.study.folder import Study, Unfinished
+from nanogpt.study.plan import Plan, read
+from nanogpt.study.pool import Pool
+from nanogpt.study.report import facts
+from tests.studies import quiet
+
+KILLS = 10
+GO = """
+import sys
+from nanogpt.study.folder import Study
+from nanogpt.study.pool import Pool
+Study.open(sys.argv[1]).conduct(Pool(1, 1), lambda job, facts: None)
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"line {n} and {n * 7 % 13}\n" for n in range(400)))
+    return str(path)
+
+
+def plan_of(text: str, **fields: Any) -> Plan:
+    settings = ["tokenizer=char", "model.dim=16", "model.n_layers=1", "model.context=16", "train.batch=4"]
+    settings += ["train.steps=150", "train.checkpoint_every=10", "train.eval_every=75"]
+    table: dict[str, Any] = {
+        "name": "tiny",
+        "question": "Does a hidden layer help?",
+        "preset": "gpt-64",
+        "set": [
+            f"data.corpus={text}",
+            *settings,
+            "train.steps=150",
+            "train.checkpoint_every=10",
+            "train.eval_every=75",
+        ],
+        "arms": {"without": ["model.ffn=none"], "with": ["model.ffn=mlp"]},
+        "control": "without",
+        "seeds": 2,
+        "noise": 0.001,
+        "margin": 0.05,
+        "sweep": {"lr": [1e-3, 3e-3, 1e-2], "widen": 0},
+    }
+    return read({**table, **fields})
+
+
+def said(study: Study) -> dict[str, Any]:
+    """The report without what a clock or a process measured."""
+    found = facts(study)
+    for arm in found["arms"]:
+        arm.pop("seconds"), arm.pop("memory")
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(text: str, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study that nobody disturbed."""
+    study = Study.begin(plan_of(text), tmp_path_factory.mktemp("studies"), 1, 1)
+    study.conduct(Pool(1, 1), quiet)
+    return Study.open(study.path)
+
+
+@pytest.mark.slow
+def test_every_run_is_an_ordinary_run(whole: Study) -> None:
+    run = whole.run("with", seed=2)
+    assert Run.open(run.path).last() is not None
+    assert run.config().seed == 2
+    assert run.metrics()[-1]["step"] == 150
+    score = whole.scores("with")[2]
+    assert score.val_loss == min(row["val/loss"] for row in run.metrics() if "val/loss" in row)
+    assert score.memory is None or score.memory > 0
+    assert score.parameters == whole.fixed.arms["with"].parameters
+    from nanogpt.api import load
+
+    assert load(run.path).evaluate("test")["loss"] == pytest.approx(score.test_loss, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_study_killed_ten_times_ends_in_the_same_report(whole: Study, text: str, tmp_path: Path) -> None:
+    study = Study.begin(plan_of(text), tmp_path, 1, 1)
+    command = [sys.executable, "-c", GO, str(study.path)]
+    started = time.monotonic()
+    for _ in range(KILLS):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            before = _things(study.path)
+            while process.poll() is None and _things(study.path) == before and time.monotonic() - started < 500:
+                time.sleep(0.02)  # until it has done something that a kill could lose
+            time.sleep(random.uniform(0, 0.4))
+            process.kill()
+    subprocess.run(command, check=True, timeout=600)
+    assert said(Study.open(study.path)) == said(whole)
+
+
+def _things(folder: Path) -> int:
+    """Grows whenever a run begins, logs or ends."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "plan.json")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_done_runs_nothing_again(whole: Study) -> None:
+    class Nobody:
+        def run(self, jobs: Any, said: Any) -> Any:
+            raise AssertionError(f"{len(jobs)} runs again")
+
+    Study.open(whole.path).conduct(Nobody(), quiet)
+
+
+@pytest.mark.slow
+def test_the_command_ends_in_a_verdict_and_a_report(whole: Study) -> None:
+    command = [sys.executable, "-m", "nanogpt", "study", "report", str(whole.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    verdict = whole.against_control[0]
+    assert f"with: {verdict.sentence}" in done.stdout
+    table = json.loads((whole.path / "report.json").read_text())
+    assert table["against_control"][0]["word"] == verdict.word
+    assert "## Each arm against without" in (whole.path / "report.md").read_text()
+    page = (whole.path / "report.html").read_text()
+    assert 'id="forest"' in page and 'id="curves"' in page and 'id="cost"' in page
+    assert "http://" not in page.partition("<script>")[0]
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_counts_as_the_uniform_guess(text: str, tmp_path: Path) -> None:
+    import math
+
+    arms = {"calm": [], "wild": ["optim.optimizer=sgd(lr=1e30)", "optim.clip=0"]}
+    study = Study.begin(plan_of(text, arms=arms, control="calm", sweep=None), tmp_path, 1, 1)
+    study.conduct(Pool(1, 1), quiet)
+    wild = Study.open(study.path).scores("wild")
+    assert all(score.diverged for score in wild.values())
+    assert {score.test_loss for score in wild.values()} == {math.log(len(set(Path(text).read_text())))}
+    assert any("diverged" in line for line in facts(Study.open(study.path))["not_controlled"])
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_go_on_stops_the_study_in_one_line(text: str, tmp_path: Path) -> None:
+    study = Study.begin(plan_of(text, sweep=None), tmp_path, 1, 1)
+    job = study.fixed.job("with", 1, None)
+    broken = job.__class__(**{**vars(job), "overrides": (*job.overrides, "train.batch=0")})
+    with pytest.raises(UserError, match=r"with-seed1: train\.batch=0"):
+        list(Pool(1, 1).run([broken], quiet))
+
+
+def test_another_plan_in_the_same_folder_is_refused(text: str, tmp_path: Path) -> None:
+    Study.begin(plan_of(text), tmp_path, 1, 1)
+    with pytest.raises(UserError, match="another seeds; a changed plan is a new study"):
+        Study.begin(plan_of(text, seeds=3), tmp_path, 1, 1)
+
+
+def test_what_is_not_there_is_said_in_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a study"):
+        Study.open(tmp_path)
+    study = Study.begin(plan_of(text), tmp_path, 1, 1)
+    with pytest.raises(Unfinished, match="has not run yet"):
+        facts(study)
+    (study.path / "plan.json").write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        Study.open(study.path)
