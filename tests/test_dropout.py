@@ -27,7 +27,7 @@ def test_each_number_is_dropped_alone_and_the_others_make_up_for_it(share: float
         ) ** 0.5  # of neighbours too: they would not be this often together if one drew the other
         assert abs(float(what.double().mean()) - p) < 12 * error + 1e-5
     y.sum().backward()
-    assert torch.equal(x.grad, y.detach())
+    assert x.grad is not None and torch.equal(x.grad, y.detach())
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-7, 1.0])
