@@ -43,6 +43,7 @@ VALUES: dict[str, Any] = {
     "multiple_of": lambda: one([1, 5]),
     "eps": lambda: one([1e-5, 0.01, 1]),
     "dropout": lambda: one([0.3]),
+    "forget": lambda: one([0.3]),
     "drop_path": lambda: one([0.3]),
     "softcap": lambda: one([0, 5]),
     "scale": lambda: one([0.5, 2]),

@@ -53,11 +53,22 @@ def test_what_training_never_met_adds_nothing_and_what_it_met_learns() -> None:
     assert torch.equal(table.weight.grad.abs().sum(1) > 0, met)
 
 
+def test_rows_are_forgotten_whole_and_only_in_training() -> None:
+    ngrams = HashedNGrams(5, VOCAB, 3, 4000, forget=0.25)
+    torch.nn.init.ones_(ngrams.weight)
+    x, flow = tokens(40, 500, SEED), make().flow(tokens(40, 500, SEED))
+    assert torch.equal(ngrams.eval()(x, flow), torch.full((40, 500, 5), 2.0))
+    y = ngrams.train()(x, flow) * 0.75  # how many of the two are left
+    torch.testing.assert_close(y, y[..., :1].expand_as(y))
+    for left, share in ((0, 0.25**2), (1, 2 * 0.25 * 0.75), (2, 0.75**2)):
+        assert abs(float((y[..., 0].round() == left).float().mean()) - share) < 0.03
+
+
 def test_hashes_spread_no_worse_than_chance() -> None:
     """Trigrams of 65 characters in 4,096 rows, all and neighbours: chi squared, at most 8 deviations above its mean."""
     rows = 4096
     ids = torch.cartesian_prod(*[torch.arange(65)] * 3).view(1, -1, 3)
-    filled = HashedNGrams(1, 65, 3, rows).chosen(ids)[0, :, 1] - rows
+    filled = HashedNGrams(1, 65, 3, rows, forget=0).chosen(ids)[0, :, 1] - rows
     for some in (filled, filled[:9000], filled[::65]):
         expected = len(some) / rows
         chi = float((torch.bincount(some, minlength=rows) - expected).square().sum()) / expected

@@ -57,7 +57,8 @@ class HashedEmbedding(TokenEmbedding):
     layers free for the rest. Pagnoni et al. 2024 (BLT, arXiv:2412.09871), section 3.2.1; Huang et al. 2025
     (arXiv:2501.16975).
 
-    tokens: N, the longest n-gram. rows: of each table E_n. norm, dropout, scale: as token's, of the sum.
+    tokens: N, the longest n-gram. rows: of each table E_n. forget: share of the rows E_n[...] that are left out while
+    training, which keeps a small text from being known by heart. norm, dropout, scale: as token's, of the sum.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class HashedEmbedding(TokenEmbedding):
         vocab_size: int,
         tokens: int = 3,
         rows: int = 8192,
+        forget: float = 0.0,
         norm: str = "none",
         dropout: float = 0.0,
         scale: float | str = 1.0,
@@ -74,8 +76,9 @@ class HashedEmbedding(TokenEmbedding):
         super().__init__(dim=dim, vocab_size=vocab_size, norm=norm, dropout=dropout, scale=scale)
         at_least(2, tokens=tokens)
         at_least(1, rows=rows)
-        self.tokens, self.rows = tokens, rows
-        self.ngrams = HashedNGrams(dim, vocab_size, tokens, rows)
+        between(0, 1, forget=forget)
+        self.tokens, self.rows, self.forget = tokens, rows, forget
+        self.ngrams = HashedNGrams(dim, vocab_size, tokens, rows, forget)
 
     def vectors(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
         return super().vectors(tokens_BT, flow) + self.ngrams(tokens_BT, flow)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.model.dropout import dropout
 from nanogpt.model.part import Flow, Part, Rule
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -70,21 +71,24 @@ class HashedNGrams(Part):
 
     Where a table has a row for each n-gram that there can be, each has its own; else the row is a hash of it, and
     n-grams share rows by chance. A text's beginning is an n-gram too, with blanks before it. Tables start at zero: what
-    training never met adds nothing. A lookup costs next to nothing, however many rows there are.
+    training never met adds nothing. A lookup costs next to nothing, however many rows there are. Of a text that is read
+    several times they soon know every n-gram by heart: `forget` is the share of rows that are left out while training,
+    each alone and whole, so that the model learns to do without them too.
     """
 
-    def __init__(self, dim: int, vocab_size: int, tokens: int, rows: int) -> None:
+    def __init__(self, dim: int, vocab_size: int, tokens: int, rows: int, forget: float) -> None:
         super().__init__()
         self.window = Window(tokens, vocab_size)
-        self.ids, self.rows = vocab_size + 1, rows
+        self.ids, self.rows, self.forget = vocab_size + 1, rows, forget
         self.weight = nn.Parameter(torch.empty((tokens - 1) * rows, dim))
 
     def rules(self) -> dict[str, Rule]:
         return {"weight": nn.init.zeros_}
 
     def forward(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
-        rows_BTn = self.chosen(self.window(tokens_BT, flow))
-        return F.embedding(rows_BTn, self.weight).sum(2)
+        x_BTnD = F.embedding(self.chosen(self.window(tokens_BT, flow)), self.weight)
+        kept_BTn = dropout(torch.ones_like(x_BTnD[..., :1]), self.forget, self.training)
+        return (x_BTnD * kept_BTn).sum(2)
 
     def chosen(self, ids_BTN: Tensor) -> Tensor:
         """Row of each n-gram in all tables put together, those of n = 2 first: (B, T, N - 1)."""
