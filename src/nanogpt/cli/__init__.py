@@ -19,6 +19,7 @@ from nanogpt.cli.models import show
 from nanogpt.cli.report import report
 from nanogpt.cli.runs import runs
 from nanogpt.cli.study import study
+from nanogpt.cli.tokenizer import tokenizer
 from nanogpt.cli.training import data, evaluate, sample, train
 from nanogpt.errors import UserError
 
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 for name, command in COMMANDS.items():
     app.command(name=name)(command)
 app.add_typer(study, name="study")
+app.add_typer(tokenizer, name="tokenizer")
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def _own_file(path: Path, config: DataConfig) -> Corpus:
 def _own_files(items: Sequence[str], config: DataConfig) -> Corpus:
     """Several files: each is a document, in order; train | test | val by position over all of them."""
     # A file named twice (by its folder and by itself) counts once: else it could be in train and in val.
-    paths = list({path.resolve(): path for item in items for path in _resolve(item)}.values())
+    paths = list({path.resolve(): path for item in items for path in paths_of(item)}.values())
     stamp = [sha256_of(path) for path in paths]
     parts = _by_position(paths, config)
     return Corpus(
@@ -89,7 +89,7 @@ def _own_files(items: Sequence[str], config: DataConfig) -> Corpus:
     )
 
 
-def _resolve(item: str) -> list[Path]:
+def paths_of(item: str) -> list[Path]:
     """The files that one entry of data.corpus stands for."""
     path = Path(item).expanduser()
     if item in CORPORA:

@@ -80,9 +80,7 @@ class Published:
         return self.ids, True
 
     def make(self, texts: Texts, held_out: Texts, documents: bool) -> Tokenizer:
-        files = [source.sha256 for source in PUBLISHED[self.name].files]
-        key = key_of(self.name, files, PUBLISHED[self.name].pattern)
-        return JsonTokenizer(_cached(f"{self.name}-{key}", lambda: published(self.name).json))
+        return JsonTokenizer(published_json(self.name))
 
 
 class Gpt2(Published):
@@ -176,6 +174,13 @@ def tokenizer_for(text: str | Spec, corpus: Corpus) -> Tokenizer:
         return make()
     key = key_of(str(recipe.spec), corpus.sha256, corpus.rule, corpus.splits, corpus.documents, version("tokenizers"))
     return read_tokenizer(_cached(f"{recipe.spec.name}-{key}", lambda: make().json), "the cache")
+
+
+def published_json(name: str) -> str:
+    """The tokenizer.json of a published vocabulary, kept in the cache: its merges are found again once."""
+    files = [source.sha256 for source in PUBLISHED[name].files]
+    key = key_of(name, files, PUBLISHED[name].pattern)
+    return _cached(f"{name}-{key}", lambda: published(name).json)
 
 
 def _cached(name: str, make: Callable[[], str]) -> str:

@@ -49,6 +49,7 @@ class Merging(Tokenizer):
         """tokens: the bytes of each id, without the specials. merges: in order. ranks: of the merges, where some are
         equal; else each has its own."""
         self.merges, self.specials = merges, dict(specials)
+        self.ordinary = dict(tokens)
         self.tokens = {**tokens, **{i: token.encode() for token, i in specials.items()}}
         self.vocab_size = max(self.tokens) + 1
         self.ranks = {(m.left, m.right): rank for m, rank in zip(merges, ranks or range(len(merges)), strict=True)}
