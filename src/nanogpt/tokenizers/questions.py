@@ -26,14 +26,7 @@ class Question(NamedTuple):
 FIZZBUZZ = """\
 for i in range(1, 101):
     if i % 3 == 0 and i % 5 == 0:
-        print("FizzBuzz")
-    elif i % 3 == 0:
-        print("Fizz")
-    elif i % 5 == 0:
-        print("Buzz")
-    else:
-        print(i)
-"""
+        print("FizzBuzz")"""
 
 QUESTIONS = (
     Question(
@@ -52,13 +45,13 @@ QUESTIONS = (
         "Why is arithmetic hard?",
         "Numbers are cut at arbitrary places: 804 may be one token and 8041 two, so digits of the same value do not "
         "stand under each other. Later vocabularies cut every three digits, from the left; Llama cuts each.",
-        ("127 + 677 = 804", "1275 + 6773 = 8041"),
+        ("127 + 677 = 804\n1275 + 6773 = 8041",),
     ),
     Question(
         "Why are they worse in other languages?",
         "A vocabulary learned from English text spends its merges on English. Other languages are in smaller pieces: "
         "less text fits into the context, and each token means less.",
-        ("Hello, nice to meet you.", "안녕하세요, 만나서 반갑습니다.", "नमस्ते, आपसे मिलकर अच्छा लगा।"),
+        ("Hello, nice to meet you.", "안녕하세요 👋 (hello in Korean!)", "नमस्ते, आपसे मिलकर अच्छा लगा।"),
     ),
     Question(
         "Why was GPT-2 bad at Python?",
