@@ -127,7 +127,7 @@ def test_a_word_forms_merge_by_merge(mine: Path) -> None:
 def test_comparing_counts_tokens_words_and_use() -> None:
     found = compare({"byte": ByteTokenizer(False)}, {"language": {"English": "abc abc", "Greek": "αβγ"}})
     assert found["texts"]["language"]["English"]["byte"] == {
-        "tokens": 7, "bytes_per_token": 1.0, "fertility": 3.5, "premium": 1.0
+        "tokens": 7, "bytes_per_token": 1.0, "fertility": 3.5, "used": 4, "premium": 1.0
     }  # fmt: skip
     assert found["texts"]["language"]["Greek"]["byte"]["premium"] == 6 / 7
     assert found["vocabulary"]["byte"] == {"size": 256, "used": 8, "share": 8 / 256}

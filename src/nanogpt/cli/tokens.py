@@ -75,22 +75,25 @@ def _tokens(tokenizer: Tokenizer, ids: list[int]) -> list[dict[str, Any]]:
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:
-    """Two tables for each group of texts, and what of each vocabulary was used."""
+    """The tables of each group of texts, and what of each vocabulary all texts together use."""
     names = list(found["vocabulary"])
     for group, rows in found["texts"].items():
         made = table(group, *(f"#{name}" for name in names), title="bytes per token (tokens per word)")
+        used = table(group, *(f"#{name}" for name in names), title="different tokens")
         premium = table(group, *(f"#{name}" for name in names), title="tokens beside those of the same in English")
         for title, row in rows.items():
             made.add_row(title, *(_cell(row[name]) for name in names))
+            used.add_row(title, *(f"{row[name]['used']:,}" for name in names))
             if "premium" in row[names[0]]:
                 premium.add_row(title, *(f"{row[name]['premium']:.2f}" for name in names))
         show_table(made)
+        show_table(used)
         if premium.row_count:
             show_table(premium)
-    used = table("vocabulary", "#tokens", "#used", "#share")
+    whole = table("vocabulary", "#tokens", "#used", "#share")
     for name, row in found["vocabulary"].items():
-        used.add_row(name, f"{row['size']:,}", f"{row['used']:,}", f"{row['share']:.2%}")
-    show_table(used)
+        whole.add_row(name, f"{row['size']:,}", f"{row['used']:,}", f"{row['share']:.2%}")
+    show_table(whole)
 
 
 def _cell(numbers: Mapping[str, Any]) -> str:

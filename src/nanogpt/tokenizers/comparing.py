@@ -28,7 +28,8 @@ def compare(tokenizers: Mapping[str, Tokenizer], texts: Mapping[str, Mapping[str
     """Plain values: {"texts": {group: {text: {tokenizer: numbers}}}, "vocabulary": {tokenizer: numbers}}.
 
     bytes_per_token: of UTF-8. fertility: tokens a word (Rust et al. 2021), None where words have no spaces between.
-    premium: tokens beside those of the same text in English (Petrov et al. 2023), for languages only.
+    used: different tokens. premium, for languages only: tokens beside those of the same text in English (Petrov et al.
+    2023).
     vocabulary: its size, and how many different tokens all these texts use.
     """
     used: dict[str, set[int]] = {name: set() for name in tokenizers}
@@ -39,7 +40,9 @@ def compare(tokenizers: Mapping[str, Tokenizer], texts: Mapping[str, Mapping[str
             ids = {name: tokenizer.encode(text) for name, tokenizer in tokenizers.items()}
             for name, found in ids.items():
                 used[name].update(np.unique(found).tolist())
-            rows[group][title] = {name: _numbers(found, text, title) for name, found in ids.items()}
+            rows[group][title] = {
+                name: _numbers(found, text, title) | {"used": len(np.unique(found))} for name, found in ids.items()
+            }
         if REFERENCE in rows[group]:
             for row in rows[group].values():
                 for name, numbers in row.items():
