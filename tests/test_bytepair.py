@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
+from nanogpt.data.text import PIECE
 from nanogpt.errors import UserError
 from nanogpt.tokenizers.bytepair import BytePair, count_words, learn, merge_word, read_ranks, splitter, write_ranks
 from nanogpt.tokenizers.bytepair.learn import Tie
@@ -176,6 +177,15 @@ def test_words_joined_are_the_text_whatever_the_pattern() -> None:
     assert splitter("gpt2")("") == splitter("")("") == []
 
 
+def test_a_long_text_is_not_cut_where_its_pattern_does_not_allow_it() -> None:
+    pattern = r"[^.]+|\."
+    tokenizer = BytePair.train(["one word and another. " * 9], 300, pattern)
+    text = "one word and another one word. " * 30_000
+    assert len(text) > 2 * PIECE
+    words = [tokenizer.encode(word) for word in splitter(pattern)(text)]
+    assert tokenizer.encode(text).tolist() == np.concatenate(words).tolist()
+
+
 def test_specials_are_not_learned_from_and_the_longer_one_is_found() -> None:
     counts = count_words(["a<|end><|endoftext|>b"], "gpt2", ["<|end", "<|endoftext|>"])
     assert counts == Counter({"a": 1, ">": 1, "b": 1})
@@ -259,6 +269,8 @@ def test_what_cannot_be_is_refused() -> None:
         learn({b"ab": 1}, 255)
     with pytest.raises(UserError, match="3 of the 256 bytes are tokens, 0x00 is none"):
         BytePair({97: b"a", 98: b"b", 99: b"c"}, [], "gpt2")
+    with pytest.raises(UserError, match="'<x>' has the id 97, which is b'a'"):
+        BytePair({n: bytes([n]) for n in range(256)}, [], "gpt2", {"<x>": 97})
     with pytest.raises(UserError, match="not one of gpt2, cl100k, o200k, nor a regular expression"):
         splitter("(")
     with pytest.raises(UserError, match="half a surrogate pair"):

@@ -48,6 +48,10 @@ class Merging(Tokenizer):
     ) -> None:
         """tokens: the bytes of each id, without the specials. merges: in order. ranks: of the merges, where some are
         equal; else each has its own."""
+        if taken := next((name for name, i in specials.items() if i in tokens), None):
+            raise UserError(
+                f"the special token {taken!r} has the id {specials[taken]}, which is {tokens[specials[taken]]!r}"
+            )
         self.merges, self.specials = merges, dict(specials)
         self.ordinary = dict(tokens)
         self.tokens = {**tokens, **{i: token.encode() for token, i in specials.items()}}
