@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -18,7 +18,8 @@ from nanogpt.observers.store import BINS, EDGES, STATISTICS
 
 def expected(x: np.ndarray) -> np.ndarray:
     """All bits of a float64 at its disposal."""
-    return np.histogram(x.astype(np.float64), EDGES)[0]
+    with np.errstate(invalid="ignore"):  # numpy warns of a NaN that signals
+        return np.histogram(x.astype(np.float64), EDGES)[0]
 
 
 def test_the_bins_are_four_to_an_octave() -> None:
@@ -27,7 +28,14 @@ def test_the_bins_are_four_to_an_octave() -> None:
     assert np.array_equal(up[1:5] / up[0], [1.25, 1.5, 1.75, 2])
 
 
+def of_bits(*bits: int) -> np.ndarray:
+    return np.array(bits, np.uint32).view(np.float32)
+
+
 @given(arrays(np.float32, some.integers(1, 200), elements=some.floats(width=32)))
+@example(of_bits(0x7F800001, 0x7FFFFFFF, 0x7FE00000, 0x7FC00000))
+@example(of_bits(0xFF800001, 0xFFFFFFFF, 0xFFC00000, 0xFFE00000))
+@example(of_bits(0xFF800000, 0x7F800000, 0x80000000, 0x80000001, 0x7FA00001))
 @settings(max_examples=300, deadline=None)
 def test_any_numbers_at_all(x: np.ndarray) -> None:
     assert np.array_equal(histogram(torch.from_numpy(x)), expected(x))
@@ -41,6 +49,17 @@ def test_numbers_on_the_edges_and_beside_them() -> None:
     x = np.concatenate([inner, *beside, np.float32([0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, 3e38, -3e38])])
     assert np.array_equal(histogram(torch.from_numpy(x)), expected(x))
     assert histogram(torch.tensor([math.nan, 1.0])).sum() == 1, "what is no number is in no bin"
+
+
+def test_a_nan_of_any_bits_is_in_no_bin() -> None:
+    """Every exponent and mantissa that means "not a number" begins in one of these ways; some among real numbers."""
+    tops = np.arange(0x7F80, 0x8000, dtype=np.uint32)
+    bits = np.concatenate([top << 16 | low for top in (tops, tops | 0x8000) for low in (0, 1, 0xFFFF)])
+    x = bits.astype(np.uint32).view(np.float32)
+    x = x[np.isnan(x)]
+    assert len(x) > 700 and histogram(torch.from_numpy(x)).sum() == 0
+    mixed = np.concatenate([x, np.float32([1.0, -0.0, np.inf])])
+    assert np.array_equal(histogram(torch.from_numpy(mixed)), expected(mixed))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

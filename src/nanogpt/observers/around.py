@@ -130,7 +130,7 @@ class _Step:
         self.gradients = Rows()
         for name, p in model.named_parameters():
             if p.grad is not None and p.grad.layout == torch.strided and p.is_floating_point():
-                self.old[name] = sample(p).clone()
+                self.old[name] = sample(p).to(torch.float32, copy=True)
                 self.gradients.add(name, p.grad)
 
     @torch.no_grad()
@@ -138,8 +138,9 @@ class _Step:
         weights, updates = Rows(), Rows()
         for name, p in self.model.named_parameters():
             if p.is_floating_point():
-                weights.add(name, p)
-            if name in self.old:
-                updates.add(name, sample(p) - self.old[name])
+                now = sample(p)
+                weights.add(name, now)
+                if name in self.old:
+                    updates.add(name, now - self.old[name])
         for kind, rows in (("weights", weights), ("weight_gradients", self.gradients), ("updates", updates)):
             into(seen, kind, rows)

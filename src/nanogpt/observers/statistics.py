@@ -6,7 +6,6 @@ R rows, N numbers in a row.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 
 import numpy as np
 import torch
@@ -20,21 +19,23 @@ LIMIT = 2**13
 them is off by 0.011 standard deviations. (Neurons are counted on every token.)"""
 AT_ONCE = 2**17
 """Numbers that are worked on at once: they stay in a processor's cache."""
+ROWS = 64
+"""Tensors that are worked on at once, at most."""
 KEYS = 2**11
 """Distinct first 11 bits of a float32: the sign, 8 bits of exponent, 2 of mantissa. Four to an octave, as EDGES."""
 
 
 def sample(x: Tensor, limit: int = LIMIT) -> Tensor:
-    """At most `limit` evenly spaced numbers of a tensor, flat, float32. The step between them shares no factor with the
-    last dimension, so that every column of a matrix is seen as often."""
+    """At most `limit` evenly spaced numbers of a tensor, flat; where it can be, a view. The step between them shares no
+    factor with the last dimension, so that every column of a matrix is seen as often."""
     flat = x.detach().reshape(-1)
     count = x.numel()
-    if count > limit:
-        step = -(-count // limit)
-        while math.gcd(step, x.shape[-1]) > 1:
-            step += 1
-        flat = flat[::step]
-    return flat if flat.dtype == torch.float32 else flat.float()
+    if count <= limit:
+        return flat
+    step = -(-count // limit)
+    while math.gcd(step, x.shape[-1]) > 1:
+        step += 1
+    return flat[::step]
 
 
 def moments(x: Tensor, saturated: Tensor | float = math.nan) -> NDArray[np.float64]:
@@ -64,33 +65,35 @@ class Rows:
         self.limit = limit
         self.names: list[str] = []
         self._saturated: list[float | Tensor] = []
-        self._waiting: dict[tuple[int, torch.device], list[tuple[int, Tensor]]] = defaultdict(list)
+        self._groups: dict[tuple[int, torch.device], _Group] = {}
         self._done: list[tuple[list[int], Tensor, Tensor]] = []
 
     def add(self, name: str, x: Tensor, saturated: float | Tensor = math.nan) -> None:
-        """`saturated`: the share of numbers near a bound; NaN where there is none. An empty tensor is left out."""
+        """Look at a tensor as it is now. `saturated`: the share of numbers near a bound; NaN where there is none. An
+        empty tensor is left out."""
         if not x.numel():
             return
         part = sample(x, self.limit)
-        count = part.numel()
-        waiting = self._waiting[count, part.device]
-        waiting.append((len(self.names), part.clone() if part.data_ptr() == x.data_ptr() else part))
+        key = part.numel(), part.device
+        if key not in self._groups:
+            self._groups[key] = _Group(*key)
+        group = self._groups[key]
+        group.rows_RN[len(group.places)].copy_(part)
+        group.places.append(len(self.names))
         self.names.append(name)
         self._saturated.append(saturated)
-        if len(waiting) * count >= AT_ONCE:
-            self._work(waiting)
+        if len(group.places) == len(group.rows_RN):
+            self._work(group)
 
-    def _work(self, waiting: list[tuple[int, Tensor]]) -> None:
-        places = [place for place, _ in waiting]
-        x_RN = torch.stack([part for _, part in waiting]) if len(waiting) > 1 else waiting[0][1][None]
-        waiting.clear()
-        self._done.append((places, *statistics(x_RN)))
+    def _work(self, group: _Group) -> None:
+        self._done.append((group.places, *statistics(group.rows_RN[: len(group.places)])))
+        group.places = []
 
     def results(self) -> tuple[list[str], NDArray[np.float32], NDArray[np.uint32]]:
         """Names, moments (R, 9) and histograms (R, 323), in the order in which they were added."""
-        for waiting in self._waiting.values():
-            if waiting:
-                self._work(waiting)
+        for group in self._groups.values():
+            if group.places:
+                self._work(group)
         found = np.full((len(self.names), len(STATISTICS)), np.nan, np.float32)
         counts = np.zeros((len(self.names), BINS), np.uint32)
         for places, some, histograms in self._done:
@@ -98,6 +101,14 @@ class Rows:
             counts[places] = folded(histograms.cpu().numpy())
         found[:, -1] = [float(share) for share in self._saturated]
         return self.names, found, counts
+
+
+class _Group:
+    """Rows of equal length that wait to be worked on, in memory that is used again."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.rows_RN = torch.empty(max(1, min(ROWS, AT_ONCE // count)), count, device=device)
+        self.places: list[int] = []
 
 
 def statistics(x_RN: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,9 +121,10 @@ def statistics(x_RN: Tensor) -> tuple[Tensor, Tensor]:
     mean = x_RN.mean(1)
     away = (x_RN - mean[:, None]).div_(size[:, None])
     square = away * away
-    second, third = square.mean(1), away.mul_(square).mean(1)
-    fourth = square.square_().mean(1)
-    counts = _counts(x_RN)
+    second = square.mean(1)
+    third, fourth = (torch.linalg.vecdot(one, square) / N for one in (away, square))
+    # A NaN can have any of 2^24 bit patterns, and some begin as infinity or as -0 less a step does: it gets one of none.
+    counts = _counts(torch.where(x_RN.isnan(), math.nan, x_RN) if bool(high.isnan().any()) else x_RN)
     zero = (counts[:, 0] + counts[:, KEYS // 2 - 1]) / N
     std = second.sqrt() * size
     norm = torch.hypot(std, mean) * math.sqrt(N)
