@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt.observers.attention import heads as observed_heads
+from nanogpt.observers.attention import described, some
 from nanogpt.observers.checks.attention import uniform_entropy
 from nanogpt.observers.checks.case import Case, layer_of
 from nanogpt.observers.checks.cures import Cures
@@ -226,7 +226,7 @@ def test_the_entropy_of_uniform_heads_is_what_an_observer_sees(tmp_path: Path, c
     q = torch.zeros(1, 2, context, 4)
     rows, columns = torch.arange(context)[:, None], torch.arange(context)[None]
     visible = (columns <= rows) & (columns > rows - (window or context))
-    seen = observed_heads(q, q, visible=visible, bias=None, scale=1.0, softcap=0.0)[0]
+    seen = described([some(q, q, visible=visible, bias=None, scale=1.0, softcap=0.0)])[0]
     settings = {
         "model.context": context,
         "data.batching": "stream",

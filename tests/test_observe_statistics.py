@@ -99,9 +99,9 @@ def test_many_tensors_at_once_are_as_each_alone() -> None:
     tensors = [torch.randn(size) * 10.0 ** (-number % 7) for number, size in enumerate(sizes)]
     rows, before = Rows(), [x.clone() for x in tensors]
     for number, x in enumerate(tensors):
-        rows.add(str(number), x)
+        rows.add("weights", str(number), x)
         x.zero_()
-    names, found, counts = rows.results()
+    names, found, counts = rows.results()["weights"]
     assert names == [str(number) for number in range(len(tensors))]
     for x, line, bins in zip(before, found, counts, strict=True):
         assert np.allclose(line[:-1], moments(x)[:-1], rtol=1e-4, equal_nan=True)

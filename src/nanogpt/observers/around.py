@@ -94,10 +94,12 @@ class Observer:
 
     def _write(self, looking: _Step) -> None:
         probe = self.probe()
-        seen = Observation(looking.number, {}, {}) if probe is None else look(
-            self.model, probe, looking.number, weights=False
-        )  # fmt: skip
-        looking.into(seen)
+        looking.after()
+        if probe is None:
+            seen = Observation(looking.number, {}, {})
+            into(seen, looking.rows)
+        else:
+            seen = look(self.model, probe, looking.number, weights=False, rows=looking.rows)
         store.write(self.folder, seen)
 
     def _thin(self) -> None:
@@ -121,26 +123,22 @@ class Observer:
 
 
 class _Step:
-    """What happens to the parameters in one step."""
+    """What happens to the parameters in one step, in `rows`."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, number: int) -> None:
-        self.model, self.number = model, number
+        self.model, self.number, self.rows = model, number, Rows()
         self.old: dict[str, Tensor] = {}
-        self.gradients = Rows()
         for name, p in model.named_parameters():
             if p.grad is not None and p.grad.layout == torch.strided and p.is_floating_point():
                 self.old[name] = sample(p).to(torch.float32, copy=True)
-                self.gradients.add(name, p.grad)
+                self.rows.add("weight_gradients", name, p.grad)
 
     @torch.no_grad()
-    def into(self, seen: Observation) -> None:
-        weights, updates = Rows(), Rows()
+    def after(self) -> None:
+        """Once the step is taken."""
         for name, p in self.model.named_parameters():
-            if p.is_floating_point():
-                now = sample(p)
-                weights.add(name, now)
-                if name in self.old:
-                    updates.add(name, now - self.old[name])
-        for kind, rows in (("weights", weights), ("weight_gradients", self.gradients), ("updates", updates)):
-            into(seen, kind, rows)
+            now = sample(p)
+            self.rows.add("weights", name, now)
+            if name in self.old:
+                self.rows.add("updates", name, now - self.old[name])

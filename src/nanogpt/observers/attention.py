@@ -5,7 +5,8 @@ B batch, H heads, K key heads, T queries, S keys, E head_dim, R queries that are
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +17,39 @@ QUERIES = 16
 """Evenly spaced queries of a row, the last one included."""
 ROWS = 4
 """Rows of the batch at most."""
+QUANTITIES = ("entropy", "logit", "first")
+"""By head: the entropy of its weights in nats, the largest logit, and the weight on the first token that is visible.
+Means over queries, but for the logit."""
 
 
 class Heads:
-    """A hook on `Attend`: by head, the entropy of its weights in nats, the largest logit (with scale, cap and bias, as
-    the softmax sees it), and the weight on the first token that is visible. Means over queries, but for the logit."""
-
-    KEYS: ClassVar[tuple[str, ...]] = ("entropy", "logit", "first")
+    """A hook on `Attend` that keeps the logits of some queries, (B, H, R, S)."""
 
     def __init__(self) -> None:
-        self.found: Tensor | None = None
-
-    @property
-    def count(self) -> int:
-        return 0 if self.found is None else self.found.shape[1]
+        self.logits: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.found is None:
-            self.found = heads(*inputs[:2], **{k: kwargs[k] for k in ("visible", "bias", "scale", "softcap")})
+        if self.logits is None:
+            self.logits = some(*inputs[:2], **{k: kwargs[k] for k in ("visible", "bias", "scale", "softcap")})
 
 
-def heads(q_BHTE: Tensor, k_BKSE: Tensor, *, visible: Tensor | None, bias: Tensor | None, scale: Any,
-          softcap: float) -> Tensor:  # fmt: skip
-    """(3, H), the rows of Heads.KEYS."""
+def some(q_BHTE: Tensor, k_BKSE: Tensor, *, visible: Tensor | None, bias: Tensor | None, scale: Any,
+         softcap: float) -> Tensor:  # fmt: skip
+    """The logits of QUERIES and ROWS at most, (B, H, R, S), with scale, cap and bias, as the softmax sees them."""
     T = q_BHTE.shape[2]
     rows = torch.arange(1, min(QUERIES, T) + 1, device=q_BHTE.device) * T // min(QUERIES, T) - 1
-    logits_BHRS = weighed(q_BHTE[:ROWS], k_BKSE[:ROWS], rows, visible=_of_rows(visible), bias=_of_rows(bias),
-                          scale=_of_rows(scale), softcap=softcap)  # fmt: skip
+    return weighed(q_BHTE[:ROWS], k_BKSE[:ROWS], rows, visible=_of_rows(visible), bias=_of_rows(bias),
+                   scale=_of_rows(scale), softcap=softcap)  # fmt: skip
+
+
+def described(layers: Sequence[Tensor]) -> Tensor:
+    """(3, heads of all layers), rows QUANTITIES, of logits (B, H, R, S). Layers of one shape are worked on together."""
+    alike = len({logits.shape[:1] + logits.shape[2:] for logits in layers}) == 1
+    return torch.cat([_described(logits) for logits in ([torch.cat(list(layers), 1)] if alike else layers)], 1)
+
+
+def _described(logits_BHRS: Tensor) -> Tensor:
     weights = logits_BHRS.softmax(-1)
     entropy = -torch.xlogy(weights, weights).sum(-1)
     first = logits_BHRS.isfinite().int().argmax(-1, keepdim=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt.model.attention import Attend
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.observers.attention import Heads
+from nanogpt.observers.attention import QUANTITIES, Heads, described
 from nanogpt.observers.output import output
 from nanogpt.observers.store import Observation
 
@@ -86,11 +86,10 @@ class Reading:
             seen.names["stream"] = [f"blocks.{number}" for number in range(L)]
             for key in self.stream[0]:
                 seen.arrays[f"stream/{key}"] = torch.stack([one[key] for one in self.stream]).cpu().numpy()
-        heads = {name: one for name, one in self.heads.items() if one.found is not None}
+        heads = {name: one.logits for name, one in self.heads.items() if one.logits is not None}
         if heads:
-            seen.names["attention"] = [f"{name}:{head}" for name, one in heads.items() for head in range(one.count)]
-            together = torch.cat([one.found for one in heads.values() if one.found is not None], 1).cpu().numpy()
-            for key, row in zip(Heads.KEYS, together, strict=True):
+            seen.names["attention"] = [f"{name}:{head}" for name, one in heads.items() for head in range(one.shape[1])]
+            for key, row in zip(QUANTITIES, described(list(heads.values())).cpu().numpy(), strict=True):
                 seen.arrays[f"attention/{key}"] = row
         if self.hidden is None:
             return
@@ -122,20 +121,17 @@ class Reading:
         places = torch.cat([scored[some], of_text])
         M, last = len(some), self.model.blocks[-1]
         targets, final = self.words.targets_BT.flatten()[places[:M]], logits_NV[some].argmax(1)
-        rows: dict[str, list[Tensor]] = {"loss": [], "agree": [], "tokens": [], "chances": []}
-        for depth in self.depths:
-            hidden = self.model.norm(last.close(depth, self.flow))  # type: ignore[operator]
-            if hidden.shape[-1] != self.hidden.shape[-1]:  # type: ignore[union-attr]
-                return
-            logits_MV = self._logits(hidden, places)
-            rows["loss"].append(F.cross_entropy(logits_MV[:M], targets))
-            rows["agree"].append((logits_MV[:M].argmax(1) == final).float().mean())
-            chances, tokens = logits_MV[M:].softmax(1).max(1)
-            rows["tokens"].append(tokens)
-            rows["chances"].append(chances)
-        kinds = {"tokens": torch.int32}
-        for key, values in rows.items():
-            seen.arrays[f"lens/{key}"] = torch.stack(values).to(kinds.get(key, torch.float32)).cpu().numpy()
+        depths = [last.close(depth, self.flow).flatten(0, 1)[places] for depth in self.depths]  # type: ignore[operator]
+        if depths[0].shape[-1] != self.hidden.shape[-1]:  # type: ignore[union-attr]
+            return
+        hidden = torch.stack([self.model.norm(depth[None])[0] for depth in depths])
+        logits_LMV = self.model.logits(hidden).float()
+        chances, tokens = logits_LMV[:, M:].softmax(2).max(2)
+        logits_LMV = logits_LMV[:, :M]
+        losses = F.cross_entropy(logits_LMV.flatten(0, 1), targets.repeat(len(depths)), reduction="none").view(-1, M)
+        found = {"loss": losses.mean(1), "agree": (logits_LMV.argmax(2) == final).float().mean(1),
+                 "tokens": tokens.int(), "chances": chances}  # fmt: skip
+        seen.arrays |= {f"lens/{key}": values.cpu().numpy() for key, values in found.items()}
         seen.facts["text"] = self.words.tokens_BT.flatten()[of_text].tolist()
         seen.facts["targets"] = self.words.targets_BT.flatten()[of_text].tolist()
         assert int(of_text.max()) < T

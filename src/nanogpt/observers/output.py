@@ -24,11 +24,10 @@ def output(seen: Observation, logits_NV: Tensor, targets_N: Tensor, places_N: Te
            counts_V: Tensor | None) -> None:  # fmt: skip
     """Add `output/...` to an observation; places_N: of each token in its window of T."""
     logs = logits_NV.log_softmax(1)
-    chances = logs.exp()
-    sure, said = chances.max(1)
-    entropy = torch.special.entr(chances).sum(1).mean()
+    sure, said = logs.max(1)
     loss = -logs.gather(1, targets_N[:, None])[:, 0]
-    columns = torch.stack([sure, (said == targets_N).float(), loss]).double().cpu().numpy()
+    entropy = -torch.linalg.vecdot(logs.exp(), logs.clamp_(min=-1e9)).mean()  # 0 ln 0 is 0
+    columns = torch.stack([sure.exp(), (said == targets_N).float(), loss]).double().cpu().numpy()
     places = places_N.cpu().numpy()
     calibrated = calibration(columns[0], columns[1])
     seen.arrays |= {

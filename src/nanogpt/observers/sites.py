@@ -70,7 +70,6 @@ class Layer:
 class Taken:
     """What one forward pass gave."""
 
-    activations: Rows = field(default_factory=Rows)
     layers: dict[str, Layer] = field(default_factory=dict)
     edges: dict[str, Any] = field(default_factory=dict)
     """Name -> where in the graph the gradient of that activation arrives."""
@@ -83,13 +82,13 @@ class Taken:
 
 
 class Watch:
-    """The hooks of one pass. `places`: the numbers of the real tokens among B T, where others are padding; `rests`:
-    what is known of activations from earlier passes."""
+    """The hooks of one pass. `rows`: where activations go; `places`: the numbers of the real tokens among B T, where
+    others are padding; `rests`: what is known of activations from earlier passes."""
 
     def __init__(
-        self, found: list[Site], places: Tensor | None, shape: tuple[int, ...], rests: dict[str, Rest]
+        self, found: list[Site], rows: Rows, places: Tensor | None, shape: tuple[int, ...], rests: dict[str, Rest]
     ) -> None:
-        self.sites, self.places, self.shape, self.rests = found, places, shape, rests
+        self.sites, self.rows, self.places, self.shape, self.rests = found, rows, places, shape, rests
         self.taken = Taken()
 
     @contextmanager
@@ -136,8 +135,7 @@ class Watch:
         taken._outputs[key] = name
         taken._kept.append(y)
         taken.edges[name] = torch.autograd.graph.get_gradient_edge(y) if y.requires_grad else None
-        with torch.no_grad():
-            taken.activations.add(name, self.real(y), saturated)
+        self.rows.add("activations", name, self.real(y.detach()), saturated)
 
     @torch.no_grad()
     def _units(self, site: Site, y: Tensor, x: Tensor | None) -> None:

@@ -6,6 +6,7 @@ R rows, N numbers in a row.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from nanogpt.observers.store import BINS, OCTAVES, STATISTICS
 
-LIMIT = 2**13
+LIMIT = 2**12
 """Numbers of a tensor that are looked at: all of them up to here, evenly spaced ones of a larger tensor. A mean over
-them is off by 0.011 standard deviations. (Neurons are counted on every token.)"""
+them is off by 0.016 standard deviations. (Neurons are counted on every token.)"""
 AT_ONCE = 2**17
 """Numbers that are worked on at once: they stay in a processor's cache."""
 ROWS = 64
 """Tensors that are worked on at once, at most."""
+TINY = torch.finfo(torch.float32).tiny
 KEYS = 2**11
 """Distinct first 11 bits of a float32: the sign, 8 bits of exponent, 2 of mantissa. Four to an octave, as EDGES."""
 
@@ -45,33 +47,33 @@ def moments(x: Tensor, saturated: Tensor | float = math.nan) -> NDArray[np.float
     third and fourth moment (3 for a Gaussian), NaN where all numbers are equal.
     """
     rows = Rows(limit=max(1, x.numel()))
-    share = float(saturated.float().mean()) if isinstance(saturated, Tensor) else saturated
-    rows.add("", x, share)
-    return rows.results()[1][0].astype(np.float64)
+    rows.add("", "", x, float(saturated.float().mean()) if isinstance(saturated, Tensor) else saturated)
+    return rows.results()[""][1][0].astype(np.float64)
 
 
 def histogram(x: Tensor) -> NDArray[np.int64]:
     """Counts of all numbers of a tensor between EDGES, (323,), as `numpy.histogram` counts them (in float32)."""
     rows = Rows(limit=max(1, x.numel()))
-    rows.add("", x)
-    return rows.results()[2][0].astype(np.int64)
+    rows.add("", "", x)
+    return rows.results()[""][2][0].astype(np.int64)
 
 
 class Rows:
-    """The statistics of many named tensors. Those of equal length are worked on together: on a small model the number
-    of operations is what takes time."""
+    """The statistics of many named tensors, by kind. Those of equal length are worked on together: on a small model the
+    number of operations is what takes time."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
-        self.names: list[str] = []
+        self._names: list[tuple[str, str]] = []
         self._saturated: list[float | Tensor] = []
         self._groups: dict[tuple[int, torch.device], _Group] = {}
-        self._done: list[tuple[list[int], Tensor, Tensor]] = []
+        self._done: list[tuple[list[int], int, Tensor, Tensor]] = []
 
-    def add(self, name: str, x: Tensor, saturated: float | Tensor = math.nan) -> None:
-        """Look at a tensor as it is now. `saturated`: the share of numbers near a bound; NaN where there is none. An
-        empty tensor is left out."""
-        if not x.numel():
+    @torch.no_grad()
+    def add(self, kind: str, name: str, x: Tensor, saturated: float | Tensor = math.nan) -> None:
+        """Look at a tensor as it is now. `saturated`: the share of numbers near a bound; NaN where there is none. What
+        is empty, or not of floating point, is left out."""
+        if not x.numel() or not x.is_floating_point():
             return
         part = sample(x, self.limit)
         key = part.numel(), part.device
@@ -79,28 +81,38 @@ class Rows:
             self._groups[key] = _Group(*key)
         group = self._groups[key]
         group.rows_RN[len(group.places)].copy_(part)
-        group.places.append(len(self.names))
-        self.names.append(name)
+        group.places.append(len(self._names))
+        self._names.append((kind, name))
         self._saturated.append(saturated)
         if len(group.places) == len(group.rows_RN):
             self._work(group)
 
+    @torch.no_grad()
     def _work(self, group: _Group) -> None:
-        self._done.append((group.places, *statistics(group.rows_RN[: len(group.places)])))
+        x_RN = group.rows_RN[: len(group.places)]
+        self._done.append((group.places, x_RN.shape[1], *sums(x_RN)))
         group.places = []
 
-    def results(self) -> tuple[list[str], NDArray[np.float32], NDArray[np.uint32]]:
-        """Names, moments (R, 9) and histograms (R, 323), in the order in which they were added."""
+    def results(self) -> dict[str, tuple[list[str], NDArray[np.float32], NDArray[Any]]]:
+        """Kind -> names, moments (R, 9) and histograms (R, 323; uint16 where the limit fits), in the order in which
+        they were added."""
         for group in self._groups.values():
             if group.places:
                 self._work(group)
-        found = np.full((len(self.names), len(STATISTICS)), np.nan, np.float32)
-        counts = np.zeros((len(self.names), BINS), np.uint32)
-        for places, some, histograms in self._done:
-            found[places, :-1] = some.cpu().numpy()
-            counts[places] = folded(histograms.cpu().numpy())
+        found = np.full((len(self._names), len(STATISTICS)), np.nan, np.float32)
+        counts = np.zeros((len(self._names), BINS), np.uint16 if self.limit < 2**16 else np.int64)
+        for places, N, some, histograms in self._done:
+            keys = histograms.cpu().numpy()
+            found[places, :-1] = statistics(some.cpu().numpy().astype(np.float64), keys, N)
+            counts[places] = folded(keys)
         found[:, -1] = [float(share) for share in self._saturated]
-        return self.names, found, counts
+        kinds: dict[str, list[int]] = {}
+        for place, (kind, _) in enumerate(self._names):
+            kinds.setdefault(kind, []).append(place)
+        return {
+            kind: ([self._names[place][1] for place in places], found[places], counts[places])
+            for kind, places in kinds.items()
+        }
 
 
 class _Group:
@@ -111,25 +123,31 @@ class _Group:
         self.places: list[int] = []
 
 
-def statistics(x_RN: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 rows -> (R, 8), STATISTICS but the last; (R, KEYS), how many numbers begin with which 11 bits."""
+def sums(x_RN: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 rows -> (7, R), least, largest, size, mean, and the central moments of x over its size, from the second
+    to the fourth; (R, KEYS), how many numbers begin with which 11 bits."""
     N = x_RN.shape[1]
-    high, low = x_RN.amax(1), x_RN.amin(1)
+    low, high = x_RN.amin(1), x_RN.amax(1)
     # Gradients of 1e-12 and activations of 1e12 both have a fourth power, once they are measured in their largest.
-    size = torch.maximum(high.abs(), low.abs())
-    size = torch.where(size > 0, size, 1.0)
+    size = torch.maximum(high.abs(), low.abs()).clamp_(min=TINY)
     mean = x_RN.mean(1)
     away = (x_RN - mean[:, None]).div_(size[:, None])
     square = away * away
-    second = square.mean(1)
-    third, fourth = (torch.linalg.vecdot(one, square) / N for one in (away, square))
-    # A NaN can have any of 2^24 bit patterns, and some begin as infinity or as -0 less a step does: it gets one of none.
+    powers = square.mean(1), torch.linalg.vecdot(away, square) / N, torch.linalg.vecdot(square, square) / N
+    # A NaN has any of 2^24 bit patterns, and some begin as infinity or as what becomes of -0: it gets one of its own.
     counts = _counts(torch.where(x_RN.isnan(), math.nan, x_RN) if bool(high.isnan().any()) else x_RN)
+    return torch.stack([low, high, size, mean, *powers]), counts
+
+
+def statistics(some_7R: NDArray[np.float64], counts: NDArray[np.int64], N: int) -> NDArray[np.float64]:
+    """Of N numbers a row: `sums` -> (R, 8), STATISTICS but the last."""
+    low, high, size, mean, second, third, fourth = some_7R
+    with np.errstate(all="ignore"):  # of what is constant, or not finite
+        std = np.sqrt(second) * size
+        skew, kurtosis = third / second**1.5, fourth / second**2
+        norm = np.hypot(std, mean) * math.sqrt(N)
     zero = (counts[:, 0] + counts[:, KEYS // 2 - 1]) / N
-    std = second.sqrt() * size
-    norm = torch.hypot(std, mean) * math.sqrt(N)
-    skew, kurtosis = third / second**1.5, fourth / second**2
-    return torch.stack([mean, std, skew, kurtosis, low, high, norm, zero], 1), counts
+    return np.stack([mean, std, skew, kurtosis, low, high, norm, zero], 1)
 
 
 def _counts(x_RN: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     about                             JSON: format, step, names of the rows below, tokens of the probe, seconds it took
     loss                              ()       of the probe, nats a token
     KIND/moments                      (N, 9)   float32, columns STATISTICS; KIND is one of KINDS, rows are about's names
-    KIND/histogram                    (N, 323) uint32, numbers between EDGES
+    KIND/histogram                    (N, 323) uint16, numbers between EDGES
     neurons/active                    (U,)     uint32, tokens of the probe on which a unit is active
     neurons/bias, neurons/norm        (U,)     float16, its bias and the norm of its incoming weights
     stream/rms, share, cosine         (L,)     after each block; what it added over what is there; and their cosine
