@@ -144,7 +144,7 @@ def observation(
     arrays |= stream(layers, heads, far, random) | output(far)
     names |= {"stream": [f"blocks.{n}" for n in blocks]}
     names |= {"attention": [f"blocks.{n}.mixer:{h}" for n in blocks for h in range(heads)]}
-    facts = {"tokens": PROBE, "seconds": 0.05}
+    facts = {"tokens": PROBE, "scored": 64, "seconds": 0.05}
     return Observation(step, arrays, names, [Units(f"blocks.{n}.ffn.act", units, kind) for n in blocks], facts)
 
 
@@ -196,6 +196,7 @@ def stream(layers: int, heads: int, far: float, random: np.random.Generator) -> 
         "stream/share": (0.6 / depth * (0.3 + far)).astype(np.float32),
         "stream/cosine": (0.3 * far - 0.1 * random.random(layers)).astype(np.float32),
         "lens/loss": (3.9 - 2.2 * far * depth / layers).astype(np.float32),
+        "lens/error": np.full(layers, 0.2, np.float32),
         "lens/agree": np.linspace(0.3, 1, layers).astype(np.float32),
         "lens/tokens": ids.astype(np.int32),
         "lens/chances": np.clip(0.1 + 0.8 * far * depth[:, None] / layers * random.random(12), 0, 1).astype(np.float32),
@@ -215,6 +216,10 @@ def output(far: float) -> dict[str, NDArray[Any]]:
         "output/entropy": np.float32(4 - 2.2 * far),  # type: ignore[dict-item]
         "output/error": np.float32(0.12 - 0.08 * far),  # type: ignore[dict-item]
         "output/calibration": np.stack([tokens, confidence, right], 1).astype(np.float32),
-        "output/position": np.stack([np.full(32, 16), 4 - 2 * far * (1 - np.exp(-places / 5))], 1).astype(np.float32),
-        "output/frequency": np.stack([2.0 ** (9 - ranks), 4 - far * (3 - 0.3 * ranks)], 1).astype(np.float32),
+        "output/position": np.stack(
+            [np.full(32, 16), 4 - 2 * far * (1 - np.exp(-places / 5)), np.full(32, 0.3)], 1
+        ).astype(np.float32),
+        "output/frequency": np.stack(
+            [2.0 ** (9 - ranks), 4 - far * (3 - 0.3 * ranks), 1 / 2.0 ** (4 - ranks / 2)], 1
+        ).astype(np.float32),
     }

@@ -236,6 +236,60 @@ def test_the_entropy_of_uniform_heads_is_what_an_observer_sees(tmp_path: Path, c
     assert seen.tolist() == pytest.approx([expected] * 2, rel=1e-5)
 
 
+def test_the_layers_of_a_foreign_model_are_told_apart() -> None:
+    for name, layer in {
+        "encoder.fc1.weight": "encoder.fc1", "encoder.fc2": "encoder.fc2", "conv1.bias": "conv1", "relu": "relu",
+        "layer1.0.conv1.weight": "layer1.0", "rnn.weight_ih_l0": "rnn", "net.attn.in_proj_weight": "net.attn",
+        "act@encoder.fc2": "encoder.fc2", "layers.3.relu@linear1": "layers.3", "dec.act@block.1": "dec.block.1",
+        "act#2": "act", "blocks.3.ffn.up.weight": "blocks.3", "head.act": "head", "head.linear.weight": "head",
+        "blocks.3.mixer:1": "blocks.3", "embed.weight": "embed", "weight": "weight",
+    }.items():  # fmt: skip
+        assert layer_of(name) == layer, name
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [("relu", "kaiming_normal_(layer.weight, nonlinearity='relu')"), ("gelu", "nonlinearity='relu'"), ("", "'relu'"),
+     ("leakyrelu", "nonlinearity='leaky_relu'"), ("tanh", "xavier_normal_(layer.weight, gain=torch.nn.init."
+      "calculate_gain('tanh'))"), ("hardtanh", "calculate_gain('tanh')"), ("sigmoid", "calculate_gain('sigmoid')")],
+)  # fmt: skip
+def test_a_foreign_model_is_told_the_law_of_its_own_activation(act: str, words: str) -> None:
+    cure = Cures({}, act).initialisation()
+    assert words in cure
+    call = cure.removeprefix("start with ").partition(" and zero")[0]
+    layer = torch.nn.Linear(400, 300)
+    eval(call, {"torch": torch, "layer": layer})  # what is to be typed works
+    assert float(layer.weight.detach().std()) > 0.04
+
+
+def test_what_is_dead_comes_before_the_gradient_that_it_stops(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=100, layers=4, dead={2: dict.fromkeys(range(32), 0)}, act="relu")
+
+    def stopped(seen: Observation) -> None:
+        for n in range(2):
+            row = seen.names["activation_gradients"].index(f"blocks.{n}.ffn.act")
+            seen.arrays["activation_gradients/moments"][row, STD] = 0.0
+
+    found = ill(health(changed(run, stopped), run.settings()))
+    assert [f.where for f in found] == ["blocks.2.ffn.act", "blocks.0.ffn.act"]
+    assert "blocks.2.ffn.act, which is dead, lets none through" in found[1].words
+    alive = make_run(tmp_path, "alive", steps=100, layers=4)
+    (finding,) = ill(health(changed(alive, stopped), alive.settings()))
+    assert "no gradient arrives" in finding.words and finding.cure
+
+
+def test_a_classifier_may_be_sure_of_itself(tmp_path: Path) -> None:
+    """A sigmoid at the very end is saturated in whoever has learned; within the network it is an ailment."""
+    run = make_run(tmp_path, steps=100, layers=2, act="tanh", dead={1: dict.fromkeys(range(32), 0)})
+    assert [f.where for f in ill(judged(run))][:1] == ["blocks.1.ffn.act"]
+
+    def last(seen: Observation) -> None:
+        names = seen.names["activations"]
+        names.append(names.pop(names.index("blocks.1.ffn.act")))
+
+    assert not ill(health(changed(run, last), run.settings()))
+
+
 def test_one_sharp_head_is_ordinary(tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=100, layers=3, heads=2)
     layers = changed(run, lambda seen: seen.arrays["attention/entropy"].__setitem__(2, 0.0))

@@ -21,7 +21,7 @@ from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.schemes import SCHEMES
 from nanogpt.observers.initial import Start, examine, warnings_at_start
-from nanogpt.observers.look import look
+from nanogpt.observers.look import look, probe_of_config
 from nanogpt.observers.probes import Probe, Words
 from nanogpt.observers.verdict import spans
 from nanogpt.parts import build
@@ -272,6 +272,56 @@ def test_the_command_measures_a_cure(corpus: Path) -> None:
     assert command[:3] == ["nanogpt", "train", "gpt"]
     assert sum(word.startswith("model.init=") for word in command) == 1
     compose(command[2], command[3:])
+
+
+def test_a_healthy_regression_is_told_nothing() -> None:
+    """The gradient of what comes out is the loss's own, and no part of the depth."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 1))
+        x, y = torch.randn(256, 8), torch.randn(256, 1)
+        probe = Probe(lambda: F.mse_loss(model(x), y))  # noqa: B023
+        assert warnings_at_start(model, look(model, probe)) == []
+
+
+@pytest.mark.parametrize(("act", "words"), [(nn.Tanh, "calculate_gain('tanh')"), (nn.ReLU, "nonlinearity='relu'")])
+def test_a_foreign_start_is_told_its_own_law(act: type[nn.Module], words: str) -> None:
+    layers = [part for _ in range(12) for part in (nn.Linear(64, 64), act())]
+    model = nn.Sequential(*layers, nn.Linear(64, 3))
+    with torch.no_grad():
+        for layer in layers[::2]:
+            layer.weight.mul_(0.1)
+    x, y = torch.randn(128, 64), torch.randint(0, 3, (128,))
+    said_at_start = warnings_at_start(model, look(model, Probe(lambda: F.cross_entropy(model(x), y))))
+    assert said_at_start and all(words in line for line in said_at_start)
+
+
+def test_theory_beyond_what_a_float_holds(corpus: Path) -> None:
+    """Forty layers without norms: a gradient of e^1100 is no reason to end observing."""
+    found = json.loads(said("gpt-64", *SMALL, "model.init=kaiming", "model.n_layers=40", "model.norm=none", "--json"))
+    assert found["verdict"] == "bad" and found["cure"]["settings"] == "model.init=gpt2"
+
+
+def test_where_nothing_cures_no_cure_is_named(corpus: Path) -> None:
+    """Saturated sigmoids one upon the other: neither a scheme nor norms were measured to help."""
+    deep = [*DEEP, "model.ffn=dense(act=sigmoid)", "model.n_layers=20", "model.init=normal(std=1)"]
+    found = json.loads(said(*deep, "--json"))
+    assert found["verdict"] == "bad" and found["cure"] is None
+    assert not any(finding["cure"] for finding in found["findings"])
+    text = said(*deep)
+    assert "no setting that was tried" in text and "->" not in text and "next:" not in text
+    config = compose("gpt", deep[1:])
+    model, probe, _ = probe_of_config(config)
+    lines = warnings_at_start(model, look(model, probe), probe.words)
+    assert lines and not any("model." in line.partition("birth")[2] for line in lines)
+
+
+def test_units_that_no_scheme_keeps_alive_want_another_activation(corpus: Path) -> None:
+    deep = [*DEEP, "model.n_layers=60", "model.init=kaiming"]
+    found = json.loads(said(*deep, "--json"))
+    assert found["cure"]["settings"] == "model.ffn.act=leaky_relu" and not found["cure"]["left"]
+    again = json.loads(said(*deep, "model.ffn.act=leaky_relu", "--json"))
+    assert not any("dead" in finding["words"] for finding in again["findings"])
 
 
 def test_the_screen(corpus: Path) -> None:

@@ -110,6 +110,42 @@ def test_a_foreign_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "net.3" in text and "nanogpt train" not in text
 
 
+def test_a_foreign_run_without_looks_is_not_sent_to_our_trainer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_foreign(tmp_path)
+    for path in run.layers.iterdir():
+        path.unlink()
+    text = shown(capsys, run)
+    assert "ng.observe" in text and "nanogpt train" not in text and text.count("\n") == 1
+    run.layers.joinpath("step-000001.npz").write_bytes(b"PK\x03\x04")
+    assert "can be read" in (text := shown(capsys, run)) and "nanogpt train" not in text
+
+
+def test_what_is_out_of_sight_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_foreign(tmp_path, layers=2)
+    seen = Layers(run.path).seen[-1]
+    assert "out of sight" not in shown(capsys, run) and as_json(capsys, run)["unseen"] == []
+    seen.facts["unseen"] = ["lstm (LSTM)"]
+    write(run.layers, seen)
+    assert "inside lstm (LSTM) are part of one fused operation" in shown(capsys, run)
+    for one in Layers(run.path).seen:
+        one.units, one.facts = [], {"tokens": 16}
+        one.arrays = {key: array for key, array in one.arrays.items() if not key.startswith("neurons/")}
+        write(run.layers, one)
+    assert "no activation was seen" in shown(capsys, run)
+
+
+@pytest.mark.parametrize("held", [b"garbage", b"\x80\x04K\x01.", b"\x93NUMPY\x01\x00"])
+def test_nobody_is_told_to_load_what_is_garbage(held: bytes, dying: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    sorted(dying.layers.iterdir())[-1].write_bytes(held)
+    text = shown(capsys, dying)
+    assert "damaged (" in text and "pickle" not in text and "trust" not in text
+    objects = np.array([{"a": 1}], dtype=object)
+    np.savez(sorted(dying.layers.iterdir())[-2], about=objects, allow_pickle=True)
+    assert "pickle" not in shown(capsys, dying)
+
+
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(dying: Run, capsys: pytest.CaptureFixture[str]) -> None:
     files = sorted(dying.layers.iterdir())
     files[-1].write_bytes(files[-1].read_bytes()[:5000])  # cut short

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
 from nanogpt.config import compose
@@ -128,6 +129,8 @@ def test_stream_and_lens() -> None:
         logits = model.logits(model.norm(after)).detach()
         loss = F.cross_entropy(logits.flatten(0, 1), w.targets_BT.flatten())
         assert seen.arrays["lens/loss"][number] == pytest.approx(float(loss), rel=1e-4)
+        errors = F.cross_entropy(logits.flatten(0, 1), w.targets_BT.flatten(), reduction="none")
+        assert seen.arrays["lens/error"][number] == pytest.approx(stats.sem(errors.numpy()), rel=1e-3)
         assert seen.arrays["lens/tokens"][number].tolist() == logits[0].argmax(-1).tolist()
         assert np.allclose(seen.arrays["lens/chances"][number], logits[0].softmax(-1).amax(-1), rtol=1e-4)
     assert seen.arrays["lens/agree"][-1] == 1
@@ -201,10 +204,12 @@ def test_output() -> None:
     assert seen.arrays["output/error"] == pytest.approx(by_hand, abs=1e-5)
     place = real.nonzero()[:, 1]
     for t in range(T):
-        count, mean = seen.arrays["output/position"][t]
-        assert count == (place == t).sum() and mean == pytest.approx(float(loss[place == t].mean()), rel=1e-4)
+        count, mean, error = seen.arrays["output/position"][t]
+        here = loss[place == t].numpy()
+        assert count == len(here) and mean == pytest.approx(here.mean(), rel=1e-4)
+        assert error == pytest.approx(stats.sem(here), rel=1e-3, nan_ok=True) if len(here) > 1 else np.isnan(error)
     tenth = torch.from_numpy(tenths(counts.numpy()))
-    for n, (count, mean) in enumerate(seen.arrays["output/frequency"]):
+    for n, (count, mean, _) in enumerate(seen.arrays["output/frequency"]):
         inside = tenth[targets] == n
         assert count == inside.sum() and (not count or mean == pytest.approx(float(loss[inside].mean()), rel=1e-4))
 

@@ -95,7 +95,7 @@ def test_a_constant_has_no_shape() -> None:
 
 def test_many_tensors_at_once_are_as_each_alone() -> None:
     """Of equal and of different lengths, in any order, changed after they were taken."""
-    sizes = [(3,), (40, 50), (3,), (), (40, 50), (7, 7), *[(8000,)] * 40]
+    sizes = [(3,), (40, 50), (3,), (), (40, 50), (7, 7), *[(LIMIT,)] * 40]
     tensors = [torch.randn(size) * 10.0 ** (-number % 7) for number, size in enumerate(sizes)]
     rows, before = Rows(), [x.clone() for x in tensors]
     for number, x in enumerate(tensors):

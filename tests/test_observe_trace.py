@@ -146,4 +146,18 @@ def test_mistakes_are_said_in_one_line() -> None:
         trace(built, "text")
     with pytest.raises(UserError, match="neither"):
         trace("model", [1])
+    with pytest.raises(UserError, match=f"token ids are from 0 to {VOCAB - 1}"):
+        trace(built, [1, VOCAB])
+    for strange in (["a", "b"], [1, None], [[1, 2], [3]]):
+        with pytest.raises(UserError, match="no list of token ids"):
+            trace(built, strange)
+    for nothing in ([], None, torch.zeros(0, dtype=torch.long)):
+        with pytest.raises(UserError, match="no tokens"):
+            trace(built, nothing)
+    with pytest.raises(UserError, match="is a string, not a int"), ablate(built, 3):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(UserError, match="not a str"), patch(built, "blocks.0"):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(UserError, match="is a string"), patch(built, {0: torch.zeros(1)}):  # type: ignore[dict-item]
+        pass
     assert not [m for m in built.modules() if m._forward_hooks], "and nothing of it stays"

@@ -19,12 +19,14 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from nanogpt.config import RunConfig, validate
+from nanogpt.cost import cost
 from nanogpt.data.batches import Sampler, windows
 from nanogpt.data.corpora import open_corpus
 from nanogpt.errors import RunError, UserError
-from nanogpt.model.language_model import LanguageModel
+from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.runs import Run
 from nanogpt.training import machine, trainer
+from nanogpt.training.card import Memory, card
 from nanogpt.training.evaluate import evaluate
 from nanogpt.training.interrupt import Interrupt
 from nanogpt.training.loop import resume, train
@@ -406,6 +408,15 @@ def test_a_tokenizer_that_loses_something_says_so_once(
     train(config(), out=tmp_path, quiet=True, on_event=lambda e, facts: said.append((e, str(facts.get("text")))))
     notes = [n for n, (_, text) in enumerate(said) if "capitals are lost" in text]
     assert len(notes) == 1 and notes[0] < [event for event, _ in said].index("card")
+
+
+def test_the_card_counts_its_threads(config: Callable[..., RunConfig]) -> None:
+    made = config()
+    model = resolve_model(made.model.model_copy(update={"vocab_size": 40}))
+    made = made.model_copy(update={"model": model})
+    for threads, words in ((1, "cpu, 1 thread;"), (2, "cpu, 2 threads;")):
+        one = Machine("cpu", "fp32", "off", threads)
+        assert words in card(made, cost(model), Memory(1, 1, 1, 1), one)[-1]
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, at: int, plant: Callable[[Trainer], None]) -> None:

@@ -283,6 +283,15 @@ def test_the_history_of_a_neuron_says_when_it_died(run: Run) -> None:
     assert "blocks.0.ffn.act[0]" not in trace.y
 
 
+def test_neurons_that_died_are_shown_before_those_that_never_lived(tmp_path: Path) -> None:
+    dead = {0: dict.fromkeys(range(30), 0) | {31: 300}, 1: {5: 200}}
+    (trace,) = views.neuron_history(make_run(tmp_path, steps=400, layers=2, dead=dead)).data
+    assert {"blocks.0.ffn.act[31]", "blocks.1.ffn.act[5]"} < set(trace.y)
+    many = {n: dict.fromkeys(range(80), 0) | {99: 200} for n in range(2)}
+    (trace,) = views.neuron_history(make_run(tmp_path, "many", steps=400, layers=2, units=100, dead=many)).data
+    assert {"blocks.0.ffn.act[99]", "blocks.1.ffn.act[99]"} < set(trace.y), "there is no room for all that are dead"
+
+
 def test_the_share_of_dead_neurons(run: Run) -> None:
     traces = {trace.name: trace for trace in views.neuron_share(run, state="dead").data}
     assert traces["blocks.1.ffn.act"].y[-1] == pytest.approx(100 * 2 / 32)
@@ -318,6 +327,9 @@ def test_through_depth(run: Run, other: Run) -> None:
     ]  # fmt: skip
     assert column(figure.data[1].y) == pytest.approx(seen[-1].arrays["lens/loss"])
     assert len(figure.data[3].y) == 2
+    assert "64 tokens" in figure.layout.title.text
+    assert column(figure.data[1].error_y.array) == pytest.approx(seen[-1].arrays["lens/error"])
+    assert column(figure.frames[4].data[0].error_y.array) == pytest.approx(seen[4].arrays["lens/error"])
     low, high = figure.layout.yaxis.range
     assert all(low < value < high for one in seen for value in one.arrays["lens/loss"])
     stream = views.stream(run)
@@ -350,11 +362,15 @@ def test_the_reliability_diagram(run: Run) -> None:
     kept = table[table[:, 0] > 0]
     assert np.stack([column(points.x), column(points.y)], 1) == pytest.approx(kept[:, 1:])
     assert sum(bars.y) == pytest.approx(100)
+    n, p = kept[:, 0] + 4, (kept[:, 0] * kept[:, 2] + 2) / (kept[:, 0] + 4)
+    assert column(points.error_y.array) == pytest.approx(np.sqrt(p * (1 - p) / n))
 
 
 def test_loss_by_position_stands_at_places_of_the_window(run: Run) -> None:
     trace = views.position(run).data[1]
     assert column(trace.x) == pytest.approx(np.arange(32))
+    assert column(trace.error_y.array) == pytest.approx(np.full(32, 0.3))
+    assert "512 tokens" in views.position(run).layout.title.text
     assert views.frequency(run).data[1].x[0] == 1
 
 

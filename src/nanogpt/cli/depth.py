@@ -174,6 +174,8 @@ def _verdict(found: Mapping[str, Any]) -> list[str]:
         made += [f"{'':6}-> {finding['cure']}"] * bool(finding["cure"] != after and finding["cure"])
     if found["cure"] is not None:
         made += ["", f"measured with {found['cure']['settings']}:", *_fold(" " * 6 + _measured(found["cure"]), 6)]
+    elif not any(cures):
+        made += _fold(f"{'':6}no setting that was tried, neither a scheme nor another part, makes this better", 6)
     if found["next"]:
         made += ["next:", f"  {found['next']}"]
     return made

@@ -59,6 +59,13 @@ def inspect(
 
 def _nothing(run: Run, layers: Layers, settings: dict[str, Any]) -> str:
     """Why there is nothing to show, and how to get it."""
+    if any(key.startswith("observed.") for key in settings):
+        if layers.problems:
+            return f"{run.path}: nothing of what was observed can be read"
+        return (
+            f"{run.path} was made by ng.observe, and nothing is observed yet: that begins with the first step of the "
+            "optimizer it was given (with a probe, before it)"
+        )
     again = f"nanogpt train {shlex.quote(str(run.path / 'config.json'))} train.observe=on"
     if layers.problems:
         return f"{run.path}: nothing of what was observed can be read; to train it again: {again}"

@@ -78,6 +78,13 @@ def _totals(found: Mapping[str, Any]) -> list[Text]:
         share = found["dead"] / found["neurons"]
         totals.append(f"; {found['dead']:,} of {found['neurons']:,} neurons dead ({share:.0%})", "default")
     made.append(totals)
+    dark = found["unseen"]
+    if dark:
+        more = f" and {len(dark) - 2} more" if len(dark) > 2 else ""
+        text = f"activations inside {', '.join(dark[:2])}{more} are part of one fused operation, and out of sight"
+        made += [Text(line) for line in _fold(text, "")]
+    elif not found["neurons"]:
+        made += [Text(line) for line in _fold("no activation was seen, so nothing is said of neurons", "")]
     if found["loss"] is not None and found["loss_first"] is not None:
         unit = " nats a token" if found["preset"] else ""
         made.append(Text(f"{'':6}loss of the probe {found['loss_first']:.3g} -> {found['loss']:.3g}{unit}"))

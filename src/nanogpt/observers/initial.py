@@ -119,7 +119,9 @@ def warnings_at_start(model: nn.Module, seen: Observation, words: Words | None =
 
         faults = by_theory(model, start).faults
     else:
-        faults = [replace(fault, cure=Cures({}).initialisation()) for fault in start.faults]
+        acts = [units.act for units in seen.units]
+        cures = Cures({}, max(acts, key=acts.count, default=""))
+        faults = [replace(fault, cure=cures.initialisation()) for fault in start.faults]
     return [f"start      {fault}" for fault in faults[:LINES]]
 
 
@@ -153,7 +155,8 @@ def numbers_of(seen: Observation) -> Numbers:
 
 
 def chain_of(seen: Observation) -> list[str]:
-    """The same thing at every depth, by the rows of the observation: blocks, or else activations, or else numbers."""
+    """The same thing at every depth, by the rows of the observation: blocks, or else activations, or else numbers. Not
+    what the model puts out: its gradient is the loss's own, and of another size by nature."""
     rows = seen.names.get("activations", [])
     layers: dict[str, str] = {}
     for name in rows:
@@ -162,7 +165,7 @@ def chain_of(seen: Observation) -> list[str]:
             layers[layer] = name  # the block itself where it has a row, else the last of what is in it
     blocks = [row for layer, row in layers.items() if layer.startswith("blocks.")]
     units = [units.name for units in seen.units if units.name in rows]
-    return blocks if len(blocks) > 1 else units if len(units) > 1 else list(layers.values())
+    return blocks if len(blocks) > 1 else units if len(units) > 1 else list(layers.values())[:-1]
 
 
 def ln_vocab(model: nn.Module) -> float:

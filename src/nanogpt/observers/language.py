@@ -129,8 +129,14 @@ class Reading:
         chances, tokens = logits_LMV[:, M:].softmax(2).max(2)
         logits_LMV = logits_LMV[:, :M]
         losses = F.cross_entropy(logits_LMV.flatten(0, 1), targets.repeat(len(depths)), reduction="none").view(-1, M)
-        found = {"loss": losses.mean(1), "agree": (logits_LMV.argmax(2) == final).float().mean(1),
-                 "tokens": tokens.int(), "chances": chances}  # fmt: skip
+        found = {
+            "loss": losses.mean(1),
+            "error": losses.std(1, correction=min(1, M - 1)) / M**0.5,
+            "agree": (logits_LMV.argmax(2) == final).float().mean(1),
+            "tokens": tokens.int(),
+            "chances": chances,
+        }
+        seen.facts["scored"] = M
         seen.arrays |= {f"lens/{key}": values.cpu().numpy() for key, values in found.items()}
         seen.facts["text"] = self.words.tokens_BT.flatten()[of_text].tolist()
         seen.facts["targets"] = self.words.targets_BT.flatten()[of_text].tolist()

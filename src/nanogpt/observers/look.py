@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.language_model import LanguageModel
+from nanogpt.observers.functions import Functions, unseen
 from nanogpt.observers.language import Reading
 from nanogpt.observers.probes import Probe, probe_of, probe_of_config
 from nanogpt.observers.sites import Taken, Watch, counted, sites
@@ -37,8 +38,11 @@ def look(
         probe.sites = probe.sites or sites(model)
         watch = Watch(probe.sites, rows, probe.places, probe.shape, probe.rests)
         reading = Reading(model, probe.words) if probe.words and isinstance(model, LanguageModel) else None
-        with torch.enable_grad(), probe.autocast(), watch.attached() as taken, reading or nullcontext():
+        known = {id(site.module) for site in probe.sites if site.activation}
+        functions = Functions(model, known, watch.function) if probe.functions else nullcontext()
+        with torch.enable_grad(), probe.autocast(), watch.attached() as taken, reading or nullcontext(), functions:
             loss = probe.loss()
+        probe.functions = any(layer.site.function for layer in taken.layers.values())
         parameters = dict(model.named_parameters()) if weights else {}
         _gradients(loss, taken, parameters, watch, rows)
         if loss is not None:
@@ -52,6 +56,8 @@ def look(
     tokens = probe.tokens or max((layer.places for layer in taken.layers.values()), default=0)
     seen.units, arrays = counted(taken.layers, tokens)
     seen.arrays |= arrays
+    if dark := unseen(model):
+        seen.facts["unseen"] = dark
     seen.facts |= {"tokens": tokens, "seconds": round(time.perf_counter() - started, 6)}
     return seen
 

@@ -45,7 +45,7 @@ def output(seen: Observation, logits_NV: Tensor, targets_N: Tensor, places_N: Te
 def calibration(sure: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """(15, 3) by confidence: tokens, mean confidence, share that is right; NaN where there are none."""
     bins = np.clip(np.ceil(sure * CONFIDENCES).astype(int) - 1, 0, CONFIDENCES - 1)  # (m - 1)/M < p <= m/M
-    return np.concatenate([by(bins, sure, CONFIDENCES), by(bins, right, CONFIDENCES)[:, 1:]], 1)
+    return np.concatenate([by(bins, sure, CONFIDENCES)[:, :2], by(bins, right, CONFIDENCES)[:, 1:2]], 1)
 
 
 def error(calibrated: NDArray[np.float64]) -> float:
@@ -55,10 +55,13 @@ def error(calibrated: NDArray[np.float64]) -> float:
 
 
 def by(bins: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(count, 2): how many values fall into each bin, and their mean; NaN where there are none."""
+    """(count, 3): how many values fall into each bin, their mean, and its standard error; NaN where there are none, or
+    for the error one."""
     there = np.bincount(bins, minlength=count)
-    sums = np.bincount(bins, values, minlength=count)
-    return np.stack([there, np.where(there > 0, sums / np.maximum(there, 1), np.nan)], 1)
+    known, more = np.where(there > 0, there, np.nan), np.where(there > 1, there, np.nan)
+    mean = np.bincount(bins, values, minlength=count) / known
+    spread = np.bincount(bins, (values - mean[bins]) ** 2, minlength=count) / (more - 1)
+    return np.stack([there, mean, np.sqrt(spread / more)], 1)
 
 
 def tenths(counts_V: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -51,7 +51,8 @@ class Probe:
     """(B, T), where `places` is given."""
     sites: list[Site] = field(default_factory=list)
     rests: dict[str, Rest] = field(default_factory=dict)
-    """What was found out about the model and its activations in the first look."""
+    functions: bool = True
+    """What was found out about the model and its activations in the first look; whether any is called as a function."""
 
 
 def of_language(model: LanguageModel, config: RunConfig, splits: Mapping[str, Tokens], batching: str, *,

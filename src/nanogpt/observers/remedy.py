@@ -17,6 +17,7 @@ from nanogpt.model.init import Scheme
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.roles import Role, roles
 from nanogpt.model.schemes import SCHEMES
+from nanogpt.observers.checks.cures import LIVELY
 from nanogpt.observers.initial import Start, a_pass, examine
 from nanogpt.observers.look import Probe, look, probe_of_config
 from nanogpt.observers.theory import Theory, predict
@@ -63,27 +64,28 @@ def measured(config: RunConfig, model: LanguageModel, probe: Probe, start: Start
         drawn = _drawn(config, model, probe, cure)
         cures.append(Cure(cure.settings, drawn.faults, drawn))
     least = min((ill(cure.left) for cure in cures), default=ill(start.faults))
-    if least > ENOUGH * ill(start.faults) and _bare(model):
-        try:
-            other, its_probe, _ = probe_of_config(change(config, NORMED.split()))
-            normed = examine(other, look(other, its_probe, weights=False), theory=Theory())
-            cures.append(Cure(NORMED, normed.faults, normed))
-        except UserError:  # this model cannot have it
-            pass
+    if least > ENOUGH * ill(start.faults):
+        for settings in _other_parts(model, start.faults):
+            try:
+                other, its_probe, _ = probe_of_config(change(config, settings.split()))
+            except UserError:  # this model cannot have it
+                continue
+            changed = examine(other, look(other, its_probe, weights=False), theory=Theory())
+            cures.append(Cure(settings, changed.faults, changed))
     cures = [c for c in cures if ill(c.left) < BETTER * ill(start.faults)]
     best = min(cures, key=lambda c: ill(c.left), default=None)
     return prescribed(start, best, model), best
 
 
 def prescribed(start: Start, cure: Cure | None, model: LanguageModel) -> Start:
-    """Each fault that a cure removes, or makes small, with the cure."""
+    """Each fault that a cure removes, or makes small, with the cure. What none removes has none, but for dead units,
+    which an activation with a slope everywhere cannot have."""
     faults = []
     for fault in start.faults:
         left = [f for f in cure.left if f.kind == fault.kind] if cure else []
-        settings = cure.settings if cure and ill(left) < BETTER * ill([fault]) else ""
-        if not settings and fault.kind not in ("saturated", "focused") and _bare(model):
-            settings = NORMED
-        faults.append(replace(fault, cure=settings))
+        cured = cure is not None and ill(left) < BETTER * ill([fault])
+        lively = _lively(model) if fault.kind == "dead" else ""
+        faults.append(replace(fault, cure=cure.settings if cure and cured else lively))
     return replace(start, faults=faults)
 
 
@@ -164,6 +166,20 @@ def _drawn(config: RunConfig, model: LanguageModel, probe: Probe, cure: Cure) ->
     model.scheme = build(SCHEMES, setting.removeprefix("model.init="), dim=model.dim, n_layers=len(model.blocks))
     model.initialise(config.seed)
     return examine(model, look(model, probe, weights=False), theory=Theory())  # what was measured is enough
+
+
+def _other_parts(model: LanguageModel, faults: Sequence[Fault]) -> list[str]:
+    """What may help where no scheme does: norms where there are none, an activation that cannot die."""
+    dead = any(fault.kind == "dead" for fault in faults)
+    return [text for text in (_lively(model) if dead else "", NORMED if _bare(model) else "") if text]
+
+
+def _lively(model: LanguageModel) -> str:
+    """`model.ffn.act=leaky_relu` where units are rectified."""
+    blocks: list[Any] = list(model.blocks)
+    spec = getattr(blocks[0].ffn, "spec", None) if blocks else None
+    act = LIVELY.get(str(spec.knobs.get("act", "")) if spec else "")
+    return f"model.ffn.act={act}" if act == "leaky_relu" else ""
 
 
 def _bare(model: LanguageModel) -> bool:

@@ -2,7 +2,9 @@
 
 Every module that has parameters or is an activation, leaf or composite, under its name in `named_modules`, and of gated
 units the product (`blocks.3.ffn`: what its matrix `out` reads). A tensor that several modules return has the name of
-the innermost. What is called several times in a pass is taken the first time; units count every time.
+the innermost. What is called several times in a pass is taken the first time; units count every time. One activation
+in several places is several layers: `act` for the first, `act@fc2` for what the matrix fc2 feeds. Activations that are
+called as functions are named alike, `layers.0.relu@linear1` (functions.py).
 
 B batch, T time, U units of a layer, N tokens or places where a layer was used.
 """
@@ -39,6 +41,7 @@ class Site:
     module: nn.Module
     activation: bool = False
     gated: bool = False
+    function: bool = False
 
 
 def sites(model: nn.Module) -> list[Site]:
@@ -73,6 +76,10 @@ class Taken:
     layers: dict[str, Layer] = field(default_factory=dict)
     edges: dict[str, Any] = field(default_factory=dict)
     """Name -> where in the graph the gradient of that activation arrives."""
+    _fed_by: dict[str, list[int]] = field(default_factory=dict)
+    """Activation -> the matrices that have fed it, by their id, in the order in which they did."""
+    _last: nn.Module | None = None
+    """The last module with a matrix that ran."""
     _outputs: dict[tuple[int, int, int], str] = field(default_factory=dict)
     """(memory, numbers, version) of every tensor taken -> its name."""
     _made: dict[int, tuple[nn.Module, int]] = field(default_factory=dict)
@@ -90,6 +97,8 @@ class Watch:
     ) -> None:
         self.sites, self.rows, self.places, self.shape, self.rests = found, rows, places, shape, rests
         self.taken = Taken()
+        self._names = {id(site.module): site.name for site in found}
+        self._trying = False
 
     @contextmanager
     def attached(self) -> Iterator[Taken]:
@@ -116,8 +125,14 @@ class Watch:
                 self._record(site.name, y)
             if x is not None and next(module.children(), None) is None:
                 self.taken._made[y.data_ptr()] = (module, x.data_ptr())
+                self.taken._last = module if _matrix(module) is not None else self.taken._last
 
         return hook
+
+    def function(self, name: str, module: nn.Module, y: Tensor, x: Tensor) -> None:
+        """An activation that was called as a function."""
+        if not self._trying:
+            self._units(Site(name, module, activation=True, function=True), y, x)
 
     def _product(self, site: Site) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -139,7 +154,9 @@ class Watch:
 
     @torch.no_grad()
     def _units(self, site: Site, y: Tensor, x: Tensor | None) -> None:
-        rest = self._rest(site, x)
+        made = self._producer(x)
+        name = self._name(site, made)
+        rest = self._rest(name, site.module, x)
         along = self._along(y, x)
         resting = self.real(rest.resting(y))
         U = y.shape[along]
@@ -147,20 +164,41 @@ class Watch:
         places = len(rested)
         active = places - rested.sum(0)
         with torch.enable_grad():
-            self._record(site.name, y, rested.float().mean() if rest.kind == "bounded" else math.nan)
-        layer = self.taken.layers.get(site.name)
+            self._record(name, y, rested.float().mean() if rest.kind == "bounded" else math.nan)
+        layer = self.taken.layers.get(name)
         if layer is None:
-            bias, norm = self._incoming(site, x, U)
-            self.taken.layers[site.name] = Layer(site, rest, active, places, bias, norm)
+            bias, norm = self._incoming(site, x, made, U)
+            self.taken.layers[name] = Layer(site, rest, active, places, bias, norm)
         elif len(layer.active) == U:
             layer.active, layer.places = layer.active + active, layer.places + places
 
-    def _rest(self, site: Site, x: Tensor | None) -> Rest:
+    def _producer(self, x: Tensor | None) -> nn.Module | None:
+        """The module with a matrix that feeds an activation; where sums stand between, the last that ran."""
+        if x is None:
+            return None
+        path = self._path(x.data_ptr())
+        return path[-1] if path and _matrix(path[-1]) is not None else self.taken._last
+
+    def _name(self, site: Site, made: nn.Module | None) -> str:
+        """Of the layer: one activation that several matrices feed is several."""
+        users = self.taken._fed_by.setdefault(site.name, [])
+        if id(made) not in users:
+            users.append(id(made))
+        place, matrix = users.index(id(made)), self._names.get(id(made), "")
+        if place == 0 and not (site.function and matrix):
+            return site.name
+        parent = site.name.rpartition(".")[0]
+        inside = matrix and (not parent or matrix.startswith(f"{parent}."))
+        return f"{site.name}@{matrix[len(parent) :].lstrip('.')}" if inside else f"{site.name}#{place + 1}"
+
+    def _rest(self, name: str, module: nn.Module, x: Tensor | None) -> Rest:
         if x is None:
             return PRODUCT
-        if site.name not in self.rests:
-            self.rests[site.name] = rest_of(site.module, x.shape[self._along(x, x)])
-        return self.rests[site.name]
+        if name not in self.rests:
+            self._trying = True  # what is tried is no part of the pass
+            self.rests[name] = rest_of(module, x.shape[self._along(x, x)])
+            self._trying = False
+        return self.rests[name]
 
     def _along(self, y: Tensor, x: Tensor | None) -> int:
         """The dimension of the units: the channels of what a convolution has made, the last one elsewhere."""
@@ -185,12 +223,15 @@ class Watch:
                 break
         return path
 
-    def _incoming(self, site: Site, x: Tensor | None, U: int) -> tuple[Tensor | None, Tensor | None]:
+    def _incoming(
+        self, site: Site, x: Tensor | None, made: nn.Module | None, U: int
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Bias and norm of the incoming weights of each unit, (U,)."""
         path = self._path(x.data_ptr()) if x is not None else []
         if not path or _matrix(path[-1]) is None:  # what was computed in between has no name: the last that fits
             parent = site.name if site.gated else site.name.rpartition(".")[0]
             path = [m for m in self._siblings(parent) if _fits(m, U)][-1:]
+            path = [made] if not path and made is not None and _fits(made, U) else path
         bias = next((b for m in path if isinstance(b := getattr(m, "bias", None), Tensor)), None)
         weight = _matrix(path[-1]) if path else None
         if weight is None:
@@ -203,6 +244,12 @@ class Watch:
     def _siblings(self, parent: str) -> list[nn.Module]:
         ran = {id(made) for made, _ in self.taken._made.values()}
         return [s.module for s in self.sites if s.name.rpartition(".")[0] == parent and id(s.module) in ran]
+
+
+def called(module: nn.Module) -> str:
+    """What an activation is called: ours by its spec, a function by its name, PyTorch's and others by their class."""
+    spec, function = getattr(module, "spec", None), getattr(module, "called", None)
+    return str(function or (spec.name if spec is not None else type(module).__name__.lower()))
 
 
 def _matrix(module: nn.Module) -> Tensor | None:
@@ -237,7 +284,9 @@ def first_tensor(value: Any) -> Tensor | None:
 def counted(layers: dict[str, Layer], tokens: int) -> tuple[list[Units], dict[str, Any]]:
     """The units and their arrays. A layer that was used in another number of places than the probe has tokens, as an
     expert or a convolution is, has its share of the tokens; never, and always, stay what they are."""
-    units = [Units(name, len(layer.active), layer.rest.kind) for name, layer in layers.items()]
+    units = [
+        Units(name, len(layer.active), layer.rest.kind, called(layer.site.module)) for name, layer in layers.items()
+    ]
     if not units:
         return [], {}
     active, bias, norm = [], [], []

@@ -101,10 +101,11 @@ class Rows:
                 self._work(group)
         found = np.full((len(self._names), len(STATISTICS)), np.nan, np.float32)
         counts = np.zeros((len(self._names), BINS), np.uint16 if self.limit < 2**16 else np.int64)
-        for places, N, some, histograms in self._done:
-            keys = histograms.cpu().numpy()
-            found[places, :-1] = statistics(some.cpu().numpy().astype(np.float64), keys, N)
-            counts[places] = folded(keys)
+        with np.errstate(all="ignore"):  # of what is constant, not finite, or too large for float32
+            for places, N, some, histograms in self._done:
+                keys = histograms.cpu().numpy()
+                found[places, :-1] = statistics(some.cpu().numpy().astype(np.float64), keys, N)
+                counts[places] = folded(keys)
         found[:, -1] = [float(share) for share in self._saturated]
         kinds: dict[str, list[int]] = {}
         for place, (kind, _) in enumerate(self._names):
@@ -142,10 +143,9 @@ def sums(x_RN: Tensor) -> tuple[Tensor, Tensor]:
 def statistics(some_7R: NDArray[np.float64], counts: NDArray[np.int64], N: int) -> NDArray[np.float64]:
     """Of N numbers a row: `sums` -> (R, 8), STATISTICS but the last."""
     low, high, size, mean, second, third, fourth = some_7R
-    with np.errstate(all="ignore"):  # of what is constant, or not finite
-        std = np.sqrt(second) * size
-        skew, kurtosis = third / second**1.5, fourth / second**2
-        norm = np.hypot(std, mean) * math.sqrt(N)
+    std = np.sqrt(second) * size
+    skew, kurtosis = third / second**1.5, fourth / second**2
+    norm = np.hypot(std, mean) * math.sqrt(N)
     zero = (counts[:, 0] + counts[:, KEYS // 2 - 1]) / N
     return np.stack([mean, std, skew, kurtosis, low, high, norm, zero], 1)
 

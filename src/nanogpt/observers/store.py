@@ -7,13 +7,14 @@
     neurons/active                    (U,)     uint32, tokens of the probe on which a unit is active
     neurons/bias, neurons/norm        (U,)     float16, its bias and the norm of its incoming weights
     stream/rms, share, cosine         (L,)     after each block; what it added over what is there; and their cosine
-    lens/loss, lens/agree             (L,)     of what the model would say after each block; share of equal top tokens
+    lens/loss, error, agree           (L,)     of what the model would say after each block: its loss, the standard
+                                               error of that, and the share of equal top tokens
     lens/tokens, lens/chances         (L, T)   what it would say after each block of one short text, and how surely
     attention/entropy, logit, first   (H,)     by head: nats; the largest logit; weight on the first token
     output/entropy, error             ()       nats; expected calibration error
     output/calibration                (15, 3)  by confidence: tokens, mean confidence, share that is right
-    output/position                   (P, 2)   by place in the window: tokens, loss
-    output/frequency                  (F, 2)   by how common the token is in the text: tokens, loss
+    output/position                   (P, 3)   by place in the window: tokens, loss, its standard error
+    output/frequency                  (F, 3)   by how common the token is in the text: tokens, loss, its standard error
 
 A file is written beside its place and renamed, so a kill loses one observation and damages none; a run that goes back
 to a checkpoint deletes those after it, and one that grows thins them by deleting. Whatever is not there was not
@@ -37,7 +38,8 @@ from numpy.typing import NDArray
 
 from nanogpt.runs import LAYERS, LOOK
 
-FORMAT = 1
+FORMAT = 2
+"""2: histograms in 16 bits, standard errors in output/, the name of each activation. 1 is read as it is."""
 KINDS = ("activations", "activation_gradients", "weights", "weight_gradients", "updates")
 STATISTICS = ("mean", "std", "skew", "kurtosis", "min", "max", "norm", "zero", "saturated")
 """Columns of moments. kurtosis: 3 for a Gaussian. norm: the square root of the sum of squares. zero, saturated: shares;
@@ -66,6 +68,8 @@ class Units:
     name: str
     count: int
     kind: str
+    act: str = ""
+    """What the activation is called: relu, tanh, ..."""
 
 
 @dataclass
@@ -107,7 +111,7 @@ def write(folder: Path, seen: Observation) -> Path:
         "format": FORMAT,
         "step": seen.step,
         "names": seen.names,
-        "units": [[u.name, u.count, u.kind] for u in seen.units],
+        "units": [[u.name, u.count, u.kind, u.act] for u in seen.units],
         "facts": seen.facts,
     }
     held = io.BytesIO()
@@ -142,10 +146,16 @@ def read(path: Path) -> Observation:
             seen = Observation(int(about["step"]), arrays, about["names"], units, about["facts"])
             _check(seen)
     except Exception as error:  # zlib, zipfile, numpy and json have each their own for bytes that are not theirs
-        raise ValueError(f"{path}: damaged ({str(error) or type(error).__name__})") from None
+        raise ValueError(f"{path}: damaged ({_words(error)})") from None
     if version > FORMAT:
         raise ValueError(f"{path}: format {version}, and this version of nanogpt reads up to {FORMAT}")
     return seen
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, without numpy's advice to load whatever it is."""
+    text = " ".join(str(error).split())
+    return "no arrays of numbers" if "pickle" in text else text or type(error).__name__
 
 
 def _check(seen: Observation) -> None:

@@ -38,6 +38,7 @@ def summary(layers: Layers, settings: Mapping[str, Any]) -> dict[str, Any]:
         "neurons": sum(row["neurons"] for row in neurons),
         "dead": sum(row["dead"] for row in neurons),
         "came_back": sum(row["came_back"] for row in neurons),
+        "unseen": [str(name) for name in case.last.facts.get("unseen") or []],
         "loss_first": _loss(layers.seen[0]),
         "loss": _loss(case.last),
         "layers": rows,

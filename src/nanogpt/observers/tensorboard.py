@@ -17,7 +17,7 @@ from nanogpt.observers.store import BINS, EDGES, KINDS, STATISTICS, Layers, Obse
 from nanogpt.runs import Run
 
 SINGLE = ("loss", "output/entropy", "output/error")
-LISTS = {"stream": ("stream/rms", "stream/share", "stream/cosine", "lens/loss", "lens/agree"),
+LISTS = {"stream": ("stream/rms", "stream/share", "stream/cosine", "lens/loss", "lens/error", "lens/agree"),
          "attention": ("attention/entropy", "attention/logit", "attention/first")}  # fmt: skip
 """Arrays with a number for each block, and for each head."""
 

@@ -84,7 +84,10 @@ def trace(model: Any, text: Any) -> Trace:
         for name, one in module.named_modules():
             if name:
                 stack.callback(one.register_forward_hook(keep(name), with_kwargs=True).remove)
-        out = module(*inputs)
+        try:
+            out = module(*inputs)
+        except IndexError as error:  # PyTorch's words for an id that no row of a table has
+            raise UserError(f"trace: {error}{_range(module)}") from None
     logits = first_tensor(out)
     if logits is None:
         raise UserError(f"trace: {type(module).__name__} returned no tensor")
@@ -122,6 +125,8 @@ def patch(model: Any, activations: Mapping[str, Tensor]) -> Iterator[None]:
 
         return hook
 
+    if not isinstance(activations, Mapping):
+        raise UserError(f"patch: the second argument must be {{name: tensor}}, not a {type(activations).__name__}")
     with ExitStack() as stack:
         for name, new in activations.items():
             if not isinstance(new, Tensor):
@@ -172,13 +177,25 @@ def _inputs(model: Any, text: Any) -> tuple[Any, ...]:
     if isinstance(text, tuple):
         return tuple(x.to(device) if isinstance(x, Tensor) else x for x in text)
     if isinstance(text, Sequence):
-        text = torch.tensor(text)
+        try:
+            text = torch.tensor(text)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"trace: {str(text)[:60]} is no list of token ids ({error})") from None
+    if text is None or (isinstance(text, Tensor) and not text.numel()):
+        raise UserError(f"trace: {'None' if text is None else 'an empty list'} has no tokens")
     if isinstance(text, Tensor) and text.ndim == 1 and not text.is_floating_point():
         text = text[None]
     return (text.to(device) if hasattr(text, "to") else text,)
 
 
+def _range(module: nn.Module) -> str:
+    size = getattr(module, "vocab_size", None)
+    return f"; token ids are from 0 to {size - 1}" if isinstance(size, int) else ""
+
+
 def _named(module: nn.Module, name: str) -> nn.Module:
+    if not isinstance(name, str):
+        raise UserError(f"the name of a module is a string, not a {type(name).__name__}; nearest: one of ng.trace's")
     known = dict(module.named_modules())
     if not name or name not in known:
         raise UserError(f"no module '{name}'{nearest(name, filter(None, known))}")

@@ -22,6 +22,8 @@ EXCESS = (1.0, 3.0)
 """Nats of the first loss above ln V. Logits of variance s^2 cost s^2 / 2; makemore's unrepaired network has 24."""
 FOCUSED = (0.3, 0.1)
 """Nats of attention weights, mean of a layer: at birth nobody knows yet where to look."""
+MOST = 700.0
+"""The largest logarithm of a number that a float holds: theory sees further than float32 does."""
 EXPLAINS = 0.1
 """By how much a condition must miss 1 to be called the reason."""
 
@@ -78,7 +80,8 @@ def pace(values: Mapping[str, float], chain: Sequence[str], *, down: bool = Fals
     if len(known) < 3:
         return math.nan, math.nan
     steps = [math.log(b / a) for a, b in pairwise(known)]
-    return math.exp(statistics.median(steps) / 2), math.exp(math.log(known[-1]) - math.log(known[0]))
+    whole = math.log(known[-1]) - math.log(known[0])
+    return math.exp(min(MOST, statistics.median(steps) / 2)), math.exp(min(MOST, whole))
 
 
 def _gone(numbers: Numbers, chain: Sequence[str]) -> list[Fault]:

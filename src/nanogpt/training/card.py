@@ -56,7 +56,8 @@ def seconds(config: RunConfig, cost: Cost, machine: Machine, done: int = 0) -> f
 
 
 def card(config: RunConfig, cost: Cost, memory: Memory, machine: Machine, done: int = 0) -> list[str]:
-    where = f"{machine.device}, {machine.threads} threads" if machine.kind == "cpu" else machine.device
+    threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
+    where = f"{machine.device}, {threads}" if machine.kind == "cpu" else machine.device
     if not cost.total:
         return ["model      no weights to train: it is fitted to the text at once", f"machine    {where}"]
     parts = ", ".join(f"{name} {count:,}" for name, count in cost.parameters.items())

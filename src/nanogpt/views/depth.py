@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nanogpt.views.output import at, span
+from nanogpt.views.output import at, bars, span
 from nanogpt.views.rows import of, per_run
 from nanogpt.views.source import Numbers, Source
 from nanogpt.views.theme import SEQUENTIAL, color, dash, faint, plain, shown, symbol
@@ -103,8 +103,17 @@ def draw_lens(found: Sequence[Source]) -> Picture | None:
         return None
     across = axis("after block", dtick=max(1, _deepest(found) // 12))
     up = axis("loss (nats per token)", **_span(found, "lens/loss"))
-    picture = figure("Loss at each depth, through the model's own head", data, across, up, 400)
-    return {**picture, "frames": scrubbed(found, ["lens/loss"])}
+    frames = scrubbed(found, ["lens/loss"])
+    those = [one for one in found if looks(one, "lens/loss")]
+    for n, one in enumerate(those):
+        if errors := looks(one, "lens/error"):
+            data[2 * n + 1]["error_y"] = bars(errors[-1][1])
+            for frame in frames:
+                frame["data"][n]["error_y"] = bars(at(errors, int(frame["name"])))
+    counts = {seen.facts.get("scored") for one in those for seen in one.layers.seen[-1:]} - {None}
+    size = f" ({', '.join(map(str, sorted(counts)))} tokens; bars: 1 standard error)" if counts else ""
+    picture = figure(f"Loss at each depth, through the model's own head{size}", data, across, up, 400)
+    return {**picture, "frames": frames}
 
 
 def lens_text_choices(found: Sequence[Source]) -> list[Choice]:

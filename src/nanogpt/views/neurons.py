@@ -89,16 +89,17 @@ def with_rare_units(found: Sequence[Source]) -> list[Choice]:
 
 
 def draw_histories(found: Sequence[Source], run: str) -> Picture | None:
-    """A row for each neuron that was ever dead, then for the rarest others, over time."""
+    """A row for each neuron that died, then for the rarely active ones, then for those dead throughout, over time."""
     one = of(found, run)
     rows: list[tuple[float, str, Numbers, Numbers, Numbers, Numbers]] = []
     for unit in one.layers.units:
         active = one.layers.active(unit.name)
         bias, norm = (_of_units(one, unit.name, f"neurons/{what}", active) for what in ("bias", "norm"))
         dead = (active == 0).sum(0)
-        for n in np.flatnonzero(np.nanmin(active, 0, initial=np.inf) < RARE)[: 4 * MOST]:
+        for n in np.flatnonzero(np.nanmin(active, 0, initial=np.inf) < RARE):
             state = states(active[:, n], unit.kind)
-            rows.append((-float(dead[n]), f"{unit.name}[{n}]", state, active[:, n], bias[:, n], norm[:, n]))
+            telling = dead[n] if dead[n] < np.isfinite(active[:, n]).sum() else -1  # what was always dead tells least
+            rows.append((-float(telling), f"{unit.name}[{n}]", state, active[:, n], bias[:, n], norm[:, n]))
     if not rows:
         return None
     order = {name: n for n, (_, name, *_) in enumerate(rows)}

@@ -50,7 +50,7 @@ def draw_calibration(found: Sequence[Source]) -> Picture | None:
         n, name = one.number, plain(one.name, 28)
         look = {"line": {"color": color(n), "width": 2, "dash": dash(n)}, "name": name, "legendgroup": name}
         marks = {"marker": {"symbol": symbol(n), "size": 8, "color": color(n)}}
-        hover = "confidence %{x:.2f}: %{y:.2f} right"
+        hover = "confidence %{x:.2f}: %{y:.2f} ± %{error_y.array:.2f} right of %{customdata:,} tokens"
         data.append({"type": "scatter", "mode": "lines+markers", **look, **marks, **_points(held[one.name][-1][1]),
                      "hovertemplate": hover})  # fmt: skip
         bars = {"type": "bar", "yaxis": "y2", "showlegend": False, "legendgroup": name, "name": name}
@@ -65,7 +65,7 @@ def draw_calibration(found: Sequence[Source]) -> Picture | None:
     across = axis("confidence (probability of its first choice)", range=[0, 1], anchor="y2")
     most = max(float(np.max(_bars(table)["y"])) for one in those for _, table in held[one.name])
     picture = figure(
-        "Reliability: is it as often right as it is sure?", data, across,
+        f"Reliability: is it as often right as it is sure? {_of(found, 'output/calibration', 3)}", data, across,
         axis("share that is right", range=[0, 1], domain=[0.3, 1]), 500, barmode="group",
         yaxis2=axis("% of tokens", domain=[0, 0.2], nticks=3, range=[0, 1.05 * most]),
     )  # fmt: skip
@@ -73,8 +73,20 @@ def draw_calibration(found: Sequence[Source]) -> Picture | None:
 
 
 def _points(table: NDArray[np.float64]) -> dict[str, Any]:
+    """With the standard error of a share of n tokens, by Agresti and Coull 1998: none of one token is no certainty."""
     kept = table[table[:, 0] > 0]
-    return {"x": kept[:, 1], "y": kept[:, 2]}
+    tokens, right = kept[:, 0] + 4, (kept[:, 0] * kept[:, 2] + 2) / (kept[:, 0] + 4)
+    return {
+        "x": kept[:, 1],
+        "y": kept[:, 2],
+        "customdata": kept[:, 0],
+        "error_y": bars(np.sqrt(right * (1 - right) / tokens)),
+    }
+
+
+def bars(errors: NDArray[np.float64]) -> dict[str, Any]:
+    """A standard error on either side of each point."""
+    return {"type": "data", "array": np.nan_to_num(errors), "thickness": 1, "width": 0}
 
 
 def _bars(table: NDArray[np.float64]) -> dict[str, Any]:
@@ -83,9 +95,9 @@ def _bars(table: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _losses(found: Sequence[Source], array: str, title: str, across: dict[str, Any], x: Any) -> Picture | None:
-    """Loss by row of a table (tokens, loss): dotted at the first look, strong at the step shown. x(source, rows): where
-    the rows stand."""
-    held = {one.name: tables(one, array, 2) for one in found}
+    """Loss by row of a table (tokens, loss, its standard error): dotted at the first look, strong at the step shown.
+    x(source, rows): where the rows stand."""
+    held = {one.name: tables(one, array, 3) for one in found}
     those = [one for one in found if held[one.name]]
     data: list[dict[str, Any]] = []
     for one in those:
@@ -96,17 +108,30 @@ def _losses(found: Sequence[Source], array: str, title: str, across: dict[str, A
         data.append({**same, "mode": "lines", "y": before[:, 1], "name": f"{name}, step {first}", "line": faintly})
         look = {"line": {"color": color(n), "width": 2, "dash": dash(n)}, "name": f"{name}, at the step shown"}
         marks = {"marker": {"symbol": symbol(n), "size": 6, "color": color(n)}, "mode": "lines+markers"}
-        hover = {"customdata": last[:, 0], "hovertemplate": "%{x}: %{y:.4~g} nats, %{customdata:,} tokens"}
-        data.append({**same, **look, **marks, **hover, "y": last[:, 1]})
+        hover = {
+            "customdata": last[:, 0],
+            "hovertemplate": "%{x}: %{y:.3f} ± %{error_y.array:.3f} nats, %{customdata:,} tokens",
+        }
+        data.append({**same, **look, **marks, **hover, **_loss(last)})
     if not data:
         return None
     frames = [
         {"name": str(step), "traces": [2 * n + 1 for n in range(len(those))],
-         "data": [{"y": at(held[one.name], step)[:, 1]} for one in those]}
+         "data": [_loss(at(held[one.name], step)) for one in those]}
         for step in sorted({step for one in those for step, _ in held[one.name]})
     ]  # fmt: skip
     up = axis("loss (nats per token)", **span([table[:, 1] for one in those for _, table in held[one.name]]))
-    return {**figure(title, data, across, up, 400), "frames": frames}
+    return {**figure(f"{title} {_of(found, array, 3)}", data, across, up, 400), "frames": frames}
+
+
+def _loss(table: NDArray[np.float64]) -> dict[str, Any]:
+    return {"y": table[:, 1], "error_y": bars(table[:, 2])}
+
+
+def _of(found: Sequence[Source], array: str, columns: int) -> str:
+    """How much a picture goes by: `(512 tokens; bars: 1 standard error)`."""
+    counts = {int(np.nansum(held[-1][1][:, 0])) for one in found if (held := tables(one, array, columns))}
+    return f"({', '.join(f'{count:,}' for count in sorted(counts))} tokens; bars: 1 standard error)"
 
 
 def span(values: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
@@ -184,12 +209,12 @@ position = View(
     "Loss by position",
     "A model that uses its context predicts better the more of it there is.",
     draw_position,
-    has("output/position", 2),
+    has("output/position", 3),
 )
 frequency = View(
     "Output",
     "Loss by token frequency",
     "Common tokens are learned first.",
     draw_frequency,
-    has("output/frequency", 2),
+    has("output/frequency", 3),
 )

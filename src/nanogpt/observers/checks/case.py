@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,13 +16,27 @@ from nanogpt.observers.checks.cures import Cures
 from nanogpt.observers.checks.limits import GROWN, YOUNG
 from nanogpt.observers.store import Layers, Observation
 
+ENDS = ("embed", "position", "norm", "head", "objective")
+"""What stands below and above the blocks of our models, each one layer."""
+PARAMETER = re.compile(r"(in_proj_)?(weight|bias)(_.+)?")
+"""What PyTorch's modules call their parameters: `weight`, `bias_hh_l0`, `in_proj_weight`."""
+
 
 def layer_of(name: str) -> str:
     """The layer that a module or parameter belongs to: `blocks.3.ffn.up.weight` to `blocks.3`, `head.act` to `head`,
-    `net.0.weight` to `net.0`."""
-    parts = name.partition(":")[0].split(".")
+    `net.0.weight` to `net.0`; without a number the module itself, `encoder.fc1.weight` to `encoder.fc1`. An activation
+    that a matrix feeds, `relu@fc1`, belongs to where the matrix stands."""
+    name, _, fed_by = name.partition(":")[0].partition("#")[0].partition("@")
+    if fed_by:
+        name = f"{name.rpartition('.')[0]}.{fed_by}".lstrip(".")
+    parts = name.split(".")
     numbers = [n for n, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbers[0] + 1]) if numbers else parts[0]
+    if numbers:
+        return ".".join(parts[: numbers[0] + 1])
+    if parts[0] in ENDS:
+        return parts[0]
+    own = PARAMETER.fullmatch(parts[-1]) and len(parts) > 1
+    return ".".join(parts[:-1] if own else parts)
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,10 @@ class Case:
 
     @cached_property
     def cures(self) -> Cures:
-        return Cures(self.settings)
+        acts = Counter({unit.act: 0 for unit in self.last.units})
+        for unit in self.last.units:
+            acts[unit.act] += unit.count
+        return Cures(self.settings, max(acts, key=acts.__getitem__, default=""))
 
     @property
     def steps(self) -> int:
@@ -57,6 +76,12 @@ class Case:
         first = {name: n for n, name in reversed(list(enumerate(layer_of(r) for r in self.layers.names("weights"))))}
         return sorted(found, key=lambda name: (first.get(name, _after(found, first, name)), found.index(name)))
 
+    @property
+    def output(self) -> str:
+        """What the model puts out: the last row, in the order in which they ran."""
+        rows = self.layers.names("activations")
+        return rows[-1] if rows else ""
+
     @cached_property
     def chain(self) -> list[str]:
         """The same thing at every depth, from the first to the last: blocks, or else layers of neurons."""
@@ -67,7 +92,8 @@ class Case:
         units = [unit.name for unit in self.layers.units if unit.name in rows]
         if len(units) > 1:
             return units
-        return [name for name in rows if name == layer_of(name) and name.rpartition(".")[2].isdigit()]
+        numbered = [name for name in rows if name == layer_of(name) and name.rpartition(".")[2].isdigit()]
+        return [name for name in numbered if name != self.output]  # what comes out has a size of its own
 
     def depth(self, kind: str, statistic: str) -> tuple[list[str], NDArray[np.float64]]:
         """A statistic of the last observation along the chain: names and numbers, without those that are missing."""

@@ -14,21 +14,22 @@ LIVELY = {"relu": "leaky_relu", "relu2": "leaky_relu", "relu6": "leaky_relu", "s
           "hard_sigmoid": "silu", "hardtanh": "silu"}  # fmt: skip
 """An activation that has a slope where this one has none."""
 
+BOUNDED = {**dict.fromkeys(("tanh", "hardtanh", "softsign"), "tanh"),
+           **dict.fromkeys(("sigmoid", "hardsigmoid"), "sigmoid")}  # fmt: skip
+"""Activations with two bounds, and whose gain PyTorch knows them by."""
+
 
 class Cures:
-    """Cures for one run, whose settings say what it has already."""
+    """Cures for one run, whose settings say what it has already. act: the activation of most of its units."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, settings: Mapping[str, Any], act: str = "") -> None:
+        self.settings, self.act = settings, act
         self.ours = "model.dim" in settings
 
     def initialisation(self) -> str:
         """A start that keeps the signal's size; a norm or a residual where it has such a start."""
         if not self.ours:
-            return (
-                "start with torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu') and zero biases, "
-                "or put a norm between the layers"
-            )
+            return f"start with {_drawn(self.act)} and zero biases, or put a norm between the layers"
         scheme = self._spec("model.init")
         rest = scheme.knobs.get("rest", scheme)
         name = rest.name if isinstance(rest, Spec) else str(rest)
@@ -84,6 +85,15 @@ class Cures:
             return parse(str(text).partition(" + ")[0].lstrip("0123456789*"))
         except UserError:
             return Spec("none")
+
+
+def _drawn(act: str) -> str:
+    """PyTorch's own call for weights before this activation: Kaiming's law before a rectifier or what is like one, both
+    directions at once (Xavier's) before a bounded one."""
+    if bounded := BOUNDED.get(act):
+        return f"torch.nn.init.xavier_normal_(layer.weight, gain=torch.nn.init.calculate_gain('{bounded}'))"
+    gain = act if act == "selu" else "leaky_relu" if act in ("leakyrelu", "leaky_relu") else "relu"
+    return f"torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='{gain}')"
 
 
 def _times(factor: float) -> str:

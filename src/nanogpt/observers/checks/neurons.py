@@ -51,6 +51,8 @@ def deaths(case: Case, unit: Units) -> Deaths:
 def dead_units(case: Case) -> list[Finding]:
     found = []
     for unit in case.last.units:
+        if unit.kind == "bounded" and unit.name == case.output:  # a classifier that has become sure of itself
+            continue
         died = deaths(case, unit)
         count = int(died.dead.sum())
         share = count / max(1, unit.count)
@@ -121,7 +123,8 @@ def saturation(case: Case) -> list[Finding]:
     found = []
     kinds = {unit.name: unit.kind for unit in case.last.units}
     for name, share in case.last.table("activations", STATISTICS[8]).items():
-        how = level(share, "saturated") if np.isfinite(share) and kinds.get(name, "bounded") == "bounded" else "good"
+        judged = np.isfinite(share) and kinds.get(name, "bounded") == "bounded" and name != case.output
+        how = level(share, "saturated") if judged else "good"
         if how != "good":
             words = f"{share:.0%} of its outputs are saturated, where it has no slope and passes no gradient"
             cure = f"{case.cures.initialisation()}, or {case.cures.activation(name)}"

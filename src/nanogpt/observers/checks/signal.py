@@ -53,7 +53,11 @@ def _through(case: Case, names: list[str], std: np.ndarray, limit: str, *, down:
     ratio = float(std[-1] / std[0])
     if ratio == 0:
         words = f"no {what} arrives: it is zero at {end}, and {std[0]:.1e} at {start}"
-        yield Finding("bad", end, words, case.cures.initialisation(), 1e6)
+        silent = [unit.name for unit in case.last.units if unit.count and not case.last.active(unit.name).any()]
+        if silent:  # said after what it comes from
+            yield Finding("bad", end, f"{words}; {silent[0]}, which is dead, lets none through", "", 0.0)
+        else:
+            yield Finding("bad", end, words, case.cures.initialisation(), 1e6)
         return
     size = max(ratio, 1 / ratio)
     how = level(size, limit)
