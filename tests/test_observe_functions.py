@@ -160,6 +160,13 @@ def test_nothing_is_left_behind() -> None:
     assert before == after and not [m for m in model.modules() if m._forward_hooks]
 
 
+def test_an_empty_sequence_stays_what_it_is() -> None:
+    """It counts as false, as an empty list does."""
+    model = nn.Sequential(nn.Linear(8, UNITS), nn.Sequential(), nn.ReLU())
+    x = torch.randn(50, 8)
+    assert seen_of(model, x).arrays["loss"] == pytest.approx(float(model(x).square().mean().detach()), rel=1e-5)
+
+
 def test_what_is_out_of_sight_is_named() -> None:
     class Speech(nn.Module):
         def __init__(self) -> None:

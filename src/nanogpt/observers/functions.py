@@ -64,9 +64,12 @@ class Functions(TorchFunctionMode):
         modules = torch.nn.modules.module
         self.handles = [
             modules.register_module_forward_pre_hook(lambda module, _: self.callers.append(module)),
-            modules.register_module_forward_hook(lambda *_: self.callers.pop() and None, always_call=True),
+            modules.register_module_forward_hook(self._left, always_call=True),
         ]
         return super().__enter__()
+
+    def _left(self, *_: Any) -> None:
+        self.callers.pop()
 
     def __exit__(self, *problem: Any) -> Any:
         for handle in self.handles:

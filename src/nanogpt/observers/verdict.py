@@ -13,6 +13,7 @@ from nanogpt.observers.checks.case import layer_of
 from nanogpt.observers.checks.limits import LIMITS, level, worse
 from nanogpt.observers.findings import Finding, Level, worst_first
 from nanogpt.observers.signals import Matrix
+from nanogpt.observers.sites import called
 from nanogpt.observers.theory import Theory
 
 STEADY = (1e2, 1e6)
@@ -146,7 +147,7 @@ def act_name(matrix: Matrix) -> str:
     module: Any = matrix.act.module if matrix.act else None
     if module is None:
         return ""
-    return str(module.spec.name) if hasattr(module, "spec") else type(module).__name__.lower()
+    return called(module)
 
 
 def condition(matrix: Matrix) -> str:
