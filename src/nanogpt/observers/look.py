@@ -10,6 +10,7 @@ changed. Gradients of parameters are not touched: `torch.autograd.grad` hands ba
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import numpy as np
@@ -62,7 +63,7 @@ def look(
     return seen
 
 
-def _gradients(loss: Tensor | None, taken: Taken, parameters: dict[str, Tensor], watch: Watch, rows: Rows) -> None:
+def _gradients(loss: Tensor | None, taken: Taken, parameters: Mapping[str, Tensor], watch: Watch, rows: Rows) -> None:
     """Of the activations, and of these parameters."""
     if loss is None or not loss.requires_grad:
         return
