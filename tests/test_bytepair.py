@@ -184,6 +184,8 @@ def test_a_long_text_is_not_cut_where_its_pattern_does_not_allow_it() -> None:
     assert len(text) > 2 * PIECE
     words = [tokenizer.encode(word) for word in splitter(pattern)(text)]
     assert tokenizer.encode(text).tolist() == np.concatenate(words).tolist()
+    word = "one" * (PIECE * 2 // 3 + 5)
+    assert tokenizer.encode(word).tolist() == merge_word(list(word.encode()), tokenizer.ranks, tokenizer.made)
 
 
 def test_specials_are_not_learned_from_and_the_longer_one_is_found() -> None:

@@ -74,6 +74,11 @@ class Merging(Tokenizer):
 
         return write(self)
 
+    def encode(self, text: str) -> np.ndarray:
+        """int32 ids. What looks like a special token in the text is text. It is not cut in pieces, as the library's is:
+        not every pattern allows that, and a word may be longer than a piece."""
+        return self.encode_batch([text])[0]
+
     def encode_word(self, word: str) -> list[int]:
         return merge_word(self.symbols(word), self.ranks, self.made)
 

@@ -11,7 +11,6 @@ from nanogpt.tokenizers.base import EOT
 from nanogpt.tokenizers.bytepair.base import Merging
 from nanogpt.tokenizers.bytepair.learn import Merge, Tie, learn
 from nanogpt.tokenizers.bytepair.words import count_words, splitter
-from nanogpt.tokenizers.patterns import PATTERNS
 
 
 class BytePair(Merging):
@@ -45,11 +44,6 @@ class BytePair(Merging):
         counts = count_words(texts, pattern, specials)
         tokens, merges = learn({word.encode(): n for word, n in counts.items()}, size - len(specials), tie)
         return cls(dict(enumerate(tokens)), merges, pattern, {name: len(tokens) + i for i, name in enumerate(specials)})
-
-    def encode(self, text: str) -> np.ndarray:
-        if self.pattern in PATTERNS or self.pattern in PATTERNS.values():
-            return super().encode(text)  # in pieces, which these patterns allow
-        return self.encode_batch([text])[0]
 
     def words(self, text: str, begins: bool = True) -> list[str]:
         return self.split(text)
