@@ -363,7 +363,7 @@ PARTS: dict[str, type[Part]] = {
 def compare(name: str, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     """One part on fresh inputs: the largest difference of its result and of each gradient, by hand and by autograd."""
     part, random = PARTS[name], torch.Generator().manual_seed(seed)
-    inputs: ClassVar[Shapes] = {
+    inputs = {
         key: torch.randint(shape[-1], shape[:-1], generator=random)
         if key == "ids"
         else torch.randn(shape, generator=random, dtype=dtype).requires_grad_()

@@ -70,14 +70,17 @@ def _frame(folded: Folded, laid: Layout, number: int, layers: list[int], shift: 
     inside = [n for n, box in folded.boxes.items() if box.frame == number]
     if not inside:
         return []
+    first = min(laid.ranks[n] for n in inside)
+    passing = [x for (_, end), route in laid.routes.items() if end in inside for rank, x in route if rank >= first]
     left = min(laid.places[n] for n in inside) + shift - WIDE / 2 - 22
-    right = max(laid.places[n] for n in inside) + shift + WIDE / 2 + 22
-    top = min(laid.ranks[n] for n in inside) * ROW + TOP - 24
+    right = max(*(laid.places[n] + WIDE / 2 for n in inside), *passing) + shift + 22
+    top = first * ROW + TOP - 24
     low = max(laid.ranks[n] for n in inside) * ROW + TOP + TALL + 12
     kept = size(sum(folded.boxes[n].bytes for n in inside))
     said = f"blocks.{layers[0]}" if len(layers) == 1 else f"blocks {layers_text(layers)}: {len(layers)} alike"
     return [
-        f'<rect class="frame" x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{low - top:.0f}" rx="8"/>',
+        f'<rect class="frame" x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" '
+        f'height="{low - top:.0f}" rx="8"/>',
         _text(left + 10, top + 16, f"{said} \u00b7 {kept} {'each' if len(layers) > 1 else ''}", "small"),
     ]
 
@@ -89,7 +92,9 @@ def _line(points: list[tuple[float, float]]) -> str:
     y += TALL
     for right, low in points[1:]:
         middle = (y + low) / 2
-        path += f"C{x:.1f} {middle:.1f} {right:.1f} {middle:.1f} {right:.1f} {low - (2 if (right, low) == last else 0):.1f}"
+        path += (
+            f"C{x:.1f} {middle:.1f} {right:.1f} {middle:.1f} {right:.1f} {low - (2 if (right, low) == last else 0):.1f}"
+        )
         if (right, low) != last:
             path += f"V{low + TALL:.1f}"
         x, y = right, low + TALL
@@ -103,10 +108,12 @@ def _box(box: Box, x: float, y: float, most: int) -> list[str]:
     said = f"{size(box.bytes)} {', '.join(kept)}" if kept else f"{', '.join(again)}: kept above" if again else ""
     shape = _by(last.shape)
     weights = " ".join(f"W {_by(shape)}" for shape in box.weights)
-    gradient = "" if last.gradient is None else f"\u2207 {last.gradient:.1e}".replace("e-0", "e-").replace("e+00", "")
+    gradient = "" if last.gradient is None else f"\u2207 {last.gradient:.1e}"
+    gradient = gradient.replace("e-0", "e-").replace("e+00", "").replace(" 0.0", " 0")
     shapes = [
-        f'<rect class="box" x="{x:.1f}" y="{y}" width="{WIDE}" height="{TALL}" rx="5"><title>{_tip(box)}</title></rect>',
-        _text(x + 8, y + 17, _short(" ".join(n.op for n in box.nodes), 25 - len(shape)), "op"),
+        f'<rect class="box" x="{x:.1f}" y="{y}" width="{WIDE}" '
+        f'height="{TALL}" rx="5"><title>{_tip(box)}</title></rect>',
+        _text(x + 8, y + 17, _short(" ".join(n.op for n in box.nodes), 23 - len(shape)), "op"),
         _text(x + WIDE - 8, y + 17, shape, "small end"),
         _text(x + 8, y + 32, _short(box.name or "the block", 16), "small"),
         _text(x + WIDE - 8, y + 32, _short(weights, 17), "small end"),

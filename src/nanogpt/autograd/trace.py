@@ -1,8 +1,8 @@
 """The graph that PyTorch records of a model: its nodes, what each saved and for how many bytes, the gradients in it.
 
 Nothing is patched. A node (`grad_fn`) is found by walking `next_functions` back from the loss; hooks on the modules say
-in which of them it was made; `saved_tensors_hooks` see every tensor that is put by for the backward pass; a hook on each
-node sees the gradient that arrives there.
+in which of them it was made; `saved_tensors_hooks` see every tensor that is put by for the backward pass; a hook on
+each node sees the gradient that arrives there.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from nanogpt.errors import UserError
 
 LOSS = "loss"
 """Where nodes are counted that are in no module: the means and sums after the last one."""
-VIEWS = ("View", "UnsafeView", "Transpose", "T", "Permute", "Expand", "Unsqueeze", "Squeeze", "Slice", "Select", "Split",
-         "Unbind", "ReshapeAlias", "AsStrided", "Alias")  # fmt: skip
+VIEWS = ("View", "UnsafeView", "Transpose", "T", "Permute", "Expand", "Unsqueeze", "Squeeze", "Slice", "Select",
+         "Split", "Unbind", "ReshapeAlias", "AsStrided", "Alias")  # fmt: skip
 """Operations that move no number: another shape and other strides over the same memory."""
 
 
 @dataclass
 class Saved:
-    """A tensor that a node keeps. bytes: of the memory under it that nothing kept before; 0 for a weight, which is there
-    anyway, and for what an earlier node keeps already. kind: kept, again, or weight."""
+    """A tensor that a node keeps. bytes: of the memory under it that nothing kept before; 0 for a weight, which is
+    there anyway, and for what an earlier node keeps already. kind: kept, again, or weight."""
 
     name: str
     shape: list[int]
@@ -42,8 +42,8 @@ class Saved:
 
 @dataclass
 class Node:
-    """One operation of the graph. shape: of its result. inputs: ids of the nodes whose results it took. module: where it
-    was made. parameter: of a leaf, its name. gradient: RMS of the gradient that arrived here."""
+    """One operation of the graph. shape: of its result. inputs: ids of the nodes whose results it took. module: where
+    it was made. parameter: of a leaf, its name. gradient: RMS of the gradient that arrived here."""
 
     id: int
     op: str
@@ -104,9 +104,11 @@ def trace(model: nn.Module, loss: Callable[[], Tensor], tokens: int = 0) -> Trac
     with store.keeping(), owners.watching():
         value = loss()
         if value.grad_fn is None:
-            raise UserError("the loss depends on no weight: there is no graph to trace; nearest: a preset such as bigram")
+            raise UserError(
+                "the loss depends on no weight: there is no graph to trace; nearest: a preset such as bigram"
+            )
         owners.claim(value, LOSS)
-    made = sorted(owners.of, key=lambda fn: (fn._sequence_nr() if not _is_leaf(fn) else -1))
+    made = sorted(owners.of, key=lambda fn: fn._sequence_nr() if not _is_leaf(fn) else -1)
     numbers = {fn: n for n, fn in enumerate(made)}
     names = {id(p): name for name, p in model.named_parameters()}
     nodes = [_node(n, fn, owners.of[fn], numbers, names, store) for fn, n in numbers.items()]
@@ -136,7 +138,7 @@ def _node(
 
 
 def operation(name: str) -> str:
-    """"AddmmBackward0" -> "Addmm"."""
+    """ "AddmmBackward0" -> "Addmm"."""
     return name.rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from nanogpt.cli.autograd import autograd
 from nanogpt.cli.base import app
 from nanogpt.cli.hub import compare, export, import_
 from nanogpt.cli.init import init
@@ -42,6 +43,7 @@ for name, command in COMMANDS.items():
     app.command(name=name)(command)
 app.add_typer(study, name="study")
 app.add_typer(tokenizer, name="tokenizer")
+app.add_typer(autograd, name="autograd")
 
 
 def main() -> None:

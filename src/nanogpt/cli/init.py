@@ -37,7 +37,7 @@ def init(
     nanogpt init makemore-mlp --json
     """
     preset, overrides = split_arguments(arguments)
-    config, parts = _config(preset, overrides, scale)
+    config, parts = configuration(preset, overrides, scale)
     import numpy as np
 
     with parts, np.errstate(all="ignore"):  # a start that overflows is one of those to be told of
@@ -55,7 +55,7 @@ def _look(config: RunConfig) -> dict[str, Any]:
     from nanogpt.observers.look import look, probe_of_config
     from nanogpt.observers.remedy import Cure, measured
 
-    _check_weights(config)
+    check_weights(config)
     model, probe, _ = probe_of_config(config)
     head = _head(config, model, probe.tokens)
     start = examine(model, look(model, probe, weights=False), probe.words)
@@ -65,7 +65,7 @@ def _look(config: RunConfig) -> dict[str, Any]:
     return {**head, **start.as_dict(), "cure": found.as_dict() if found else None}
 
 
-def _config(
+def configuration(
     preset: str | None, overrides: list[str], scale: str | None
 ) -> tuple[RunConfig, AbstractContextManager[Any]]:
     """The configuration, and where its own parts are looked for while it is built."""
@@ -93,7 +93,7 @@ def _next(preset: str | None, overrides: list[str], scale: str | None, settings:
     return f"nanogpt train {shlex.join(words)}"
 
 
-def _check_weights(config: RunConfig) -> None:
+def check_weights(config: RunConfig) -> None:
     """Refuse what has no weights, before any text is read."""
     import torch
 
