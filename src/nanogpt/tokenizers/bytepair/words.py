@@ -16,8 +16,8 @@ from nanogpt.errors import UserError
 from nanogpt.tokenizers.base import refuse_surrogates
 from nanogpt.tokenizers.patterns import PATTERNS
 
-MOST_WORDS = 1_000_000
-"""Different words that are counted: some 300 MB. Beyond it the rarest are forgotten."""
+MOST_WORDS = 500_000
+"""Different words that are counted. Beyond it the rarest are forgotten: so memory has a bound, whatever the text."""
 
 Split = Callable[[str], list[str]]
 
