@@ -174,6 +174,8 @@ def test_words_joined_are_the_text_whatever_the_pattern() -> None:
         assert "".join(splitter(pattern)(TEXT)) == TEXT
         assert "" not in splitter(pattern)(TEXT)
     assert splitter("(a)|b")("cabac") == ["c", "a", "b", "a", "c"]
+    assert splitter("^a|b$|.")("ab\nab") == ["a", "b", "\n", "a", "b"]  # lines, as Oniguruma has it
+    assert splitter("a$|.")("ba\nb") == ["b", "a", "\n", "b"]
     assert splitter("gpt2")("") == splitter("")("") == []
 
 
@@ -206,6 +208,13 @@ def test_a_text_of_pieces_teaches_the_same(tmp_path: Path) -> None:
 
     long = TEXT * 100
     assert count_words(in_pieces([long]), "cl100k") == count_words([long], "cl100k")
+
+
+def test_added_tokens_that_are_always_found_are_left_to_the_library() -> None:
+    parts = json.loads(TRAINED["gpt2"].json)
+    assert read(parts) is not None
+    parts["added_tokens"][0]["special"] = False
+    assert read(parts) is None
 
 
 def test_fewer_tokens_where_no_pair_is_left() -> None:
@@ -247,6 +256,8 @@ def test_a_rank_file_comes_back_with_its_merges(tmp_path: Path) -> None:
 GOOD = [f"{base64.b64encode(bytes([n])).decode()} {n}" for n in range(256)]
 BROKEN = {
     "a gap: no token has rank 256, of 257 up to 301": [*GOOD, "YWFh 301"],
+    "a gap: no token has rank 0, of 256 up to 256": [line.split()[0] + f" {n + 1}" for n, line in enumerate(GOOD)],
+    "line 257: not a rank file": [*GOOD, "YWE= 2_56"],
     "line 257: rank 3 is there twice": [*GOOD, "YWE= 3"],
     "line 3: not a rank file": [*GOOD[:2], "!!! 2"],
     "line 2: not a rank file": [GOOD[0], "YWE="],
@@ -271,6 +282,12 @@ def test_what_cannot_be_is_refused() -> None:
         learn({b"ab": 1}, 255)
     with pytest.raises(UserError, match="3 of the 256 bytes are tokens, 0x00 is none"):
         BytePair({97: b"a", 98: b"b", 99: b"c"}, [], "gpt2")
+    with pytest.raises(UserError, match="hexadecimal digit to Oniguruma"):
+        splitter(r"\h+")
+    with pytest.raises(UserError, match="a special token is empty"):
+        BytePair.train(["ab"], 300, specials=[""])
+    with pytest.raises(UserError, match="'a' is written as a token of text is"):
+        assert BytePair.train(["ab"], 300, specials=["ab", "a", "a"]).json
     with pytest.raises(UserError, match="'<x>' has the id 97, which is b'a'"):
         BytePair({n: bytes([n]) for n in range(256)}, [], "gpt2", {"<x>": 97})
     with pytest.raises(UserError, match="not one of gpt2, cl100k, o200k, nor a regular expression"):

@@ -35,6 +35,7 @@ MODELS = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES
     {"byte_fallback": True, "split_by_whitespace": False, "normalization_rule_name": "identity"},
     {"byte_fallback": False, "allow_whitespace_only_pieces": True, "remove_extra_whitespaces": False},
 ]
+OWN = next(n for n, options in enumerate(MODELS) if "user_defined_symbols" in options)
 
 
 def trained(folder: Path, number: int, **options: Any) -> Path:
@@ -69,7 +70,9 @@ def test_equal_to_sentencepiece_however_it_was_trained(number: int, text: str, f
     assert read_model(path).encode(text).tolist() == theirs.encode(text)
 
 
-@pytest.mark.parametrize("number", range(len(MODELS)), ids=lambda n: " ".join(map(str, MODELS[n].values())))
+@pytest.mark.parametrize(
+    "number", [n for n in range(len(MODELS)) if n != OWN], ids=lambda n: " ".join(map(str, MODELS[n].values()))
+)
 @settings(max_examples=20, deadline=None)
 @given(text=ANY_TEXT)
 @example(text="  two  spaces \ufb01 \uff11\uff12 ")
@@ -85,6 +88,11 @@ def test_the_saved_file_gives_the_same_ids_to_the_library_and_to_us(number: int,
     if not ours.normalizer.charsmap or (text.isascii() and text.isprintable()):
         # The library rewrites by grapheme, SentencePiece by character: "\r\n" is one and two.
         assert engine.encode(text, add_special_tokens=False).ids == ids
+
+
+def test_what_a_tokenizer_json_cannot_say_is_not_saved(folder: Path) -> None:
+    with pytest.raises(UserError, match="the user-defined piece '<sep>' cannot be said exactly"):
+        assert read_model(trained(folder, OWN, **MODELS[OWN])).json
 
 
 Pair = tuple[SentencePiece, Any]

@@ -41,9 +41,10 @@ class BytePair(Merging):
         cls, texts: Iterable[str], size: int, pattern: str = "gpt2", tie: Tie = "lowest", specials: Sequence[str] = ()
     ) -> BytePair:
         """Learn from texts. size: tokens altogether: 256 bytes, merges, specials, which come last."""
-        counts = count_words(texts, pattern, specials)
-        tokens, merges = learn({word.encode(): n for word, n in counts.items()}, size - len(specials), tie)
-        return cls(dict(enumerate(tokens)), merges, pattern, {name: len(tokens) + i for i, name in enumerate(specials)})
+        names = list(dict.fromkeys(specials))
+        counts = count_words(texts, pattern, names)
+        tokens, merges = learn({word.encode(): n for word, n in counts.items()}, size - len(names), tie)
+        return cls(dict(enumerate(tokens)), merges, pattern, {name: len(tokens) + i for i, name in enumerate(names)})
 
     def words(self, text: str, begins: bool = True) -> list[str]:
         return self.split(text)

@@ -8,7 +8,6 @@ order of their own: GPT-2's, which begins with the printable ones (! is 0, a is 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,17 +28,19 @@ def read_ranks(path: Path) -> dict[int, bytes]:
         if not fields:
             continue
         try:
-            token, rank = base64.b64decode(fields[0], validate=True), int(fields[1])
-            if len(fields) > 2:
+            written, digits = fields
+            if not digits.isdigit():
                 raise ValueError
-        except (binascii.Error, ValueError, IndexError):
+            token, rank = base64.b64decode(written, validate=True), int(digits)
+        except ValueError:  # binascii.Error is one
             raise UserError(
                 f"{path}, line {number}: not a rank file; a line is a token in base64 and its rank"
             ) from None
         if rank in tokens:
             raise UserError(f"{path}, line {number}: rank {rank} is there twice")
         tokens[rank] = token
-    if gap := next((rank for rank in range(len(tokens)) if rank not in tokens), None):
+    gap = next((rank for rank in range(len(tokens)) if rank not in tokens), None)
+    if gap is not None:
         raise UserError(f"{path}: a gap: no token has rank {gap}, of {len(tokens)} up to {max(tokens)}")
     missing = {bytes([byte]) for byte in range(256)} - set(tokens.values())
     if missing:

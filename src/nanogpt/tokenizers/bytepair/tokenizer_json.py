@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nanogpt.errors import UserError
 from nanogpt.tokenizers.bytepair.base import Merging
 from nanogpt.tokenizers.bytepair.byte_level import BytePair
 from nanogpt.tokenizers.bytepair.learn import Merge
@@ -16,7 +17,6 @@ from nanogpt.tokenizers.bytepair.sentence_piece import (
     NORMAL,
     SPACE,
     UNKNOWN,
-    USER_DEFINED,
     Normalizer,
     Piece,
     SentencePiece,
@@ -65,6 +65,8 @@ def _write_bytes(tokenizer: Merging) -> str:
         for i, token in sorted(tokenizer.tokens.items())
         if i not in special
     }
+    if clash := tokenizer.specials.keys() & set(names.values()):
+        raise UserError(f"the special token {min(clash)!r} is written as a token of text is; choose another")
     merges = [[names[merge.left], names[merge.right]] for merge in tokenizer.merges]
     vocab = {name: i for i, name in names.items()} | tokenizer.specials
     model = {**BPE, "ignore_merges": bool(tokenizer.whole), "vocab": vocab, "merges": merges}
@@ -98,9 +100,11 @@ def _pattern(before: Mapping[str, Any]) -> str | None:
 
 
 def _added(parts: Mapping[str, Any]) -> dict[str, int] | None:
-    """The special tokens; None where some swallow spaces or are whole words only."""
+    """The special tokens; None where some swallow spaces, are whole words only, or found whether allowed or not."""
     added = parts.get("added_tokens") or []
     if any(token.get(key) for token in added for key in ("single_word", "lstrip", "rstrip")):
+        return None
+    if not all(token["special"] for token in added):
         return None
     return {token["content"]: token["id"] for token in added}
 
@@ -109,6 +113,8 @@ def _added(parts: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _write_pieces(tokenizer: SentencePiece) -> str:
+    if tokenizer.own:  # the library looks for them before a text is normalised, SentencePiece after
+        raise UserError(f"the user-defined piece {min(tokenizer.own)!r} cannot be said exactly in a tokenizer.json")
     pieces, how = tokenizer.pieces, tokenizer.normalizer
     merges = [[pieces[merge.left].text, pieces[merge.right].text] for merge in tokenizer.merges]
     model = {
@@ -118,12 +124,7 @@ def _write_pieces(tokenizer: SentencePiece) -> str:
     }  # fmt: skip
     decoders = [*SPACES, *[STRIP] * how.dummy_prefix]
     parts = json.loads(file_json(model, tokenizer.specials, None, {"type": "Sequence", "decoders": decoders}))
-    flags = parts["added_tokens"][0] if parts["added_tokens"] else {}
-    own = [{**flags, "id": i, "content": text, "special": False} for text, i in tokenizer.own.items()]
-    parts |= {
-        "normalizer": {"type": "Sequence", "normalizers": _steps(how)},
-        "added_tokens": parts["added_tokens"] + own,
-    }
+    parts["normalizer"] = {"type": "Sequence", "normalizers": _steps(how)}
     return json.dumps(parts, ensure_ascii=False)
 
 
@@ -132,7 +133,7 @@ def _read_pieces(parts: Mapping[str, Any], merges: list[Merge]) -> SentencePiece
     if how is None or parts.get("pre_tokenizer") or _added(parts) is None:
         return None
     model = parts["model"]
-    kinds = {token["content"]: CONTROL if token["special"] else USER_DEFINED for token in added}
+    kinds = {token["content"]: CONTROL for token in added}
     kinds |= {model["unk_token"]: UNKNOWN} if model.get("unk_token") else {}
     names = {i: name for name, i in (model["vocab"] | {token["content"]: token["id"] for token in added}).items()}
     if sorted(names) != list(range(len(names))):

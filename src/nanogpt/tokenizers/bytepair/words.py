@@ -31,8 +31,10 @@ def splitter(pattern: str) -> Split:
     """
     if not pattern:
         return lambda text: [text] if text else []
-    try:  # Oniguruma's end of the text, \z, is Python's \Z
-        compiled = regex.compile(PATTERNS.get(pattern, pattern).replace(r"\z", r"\Z"))
+    if r"\h" in pattern.lower():
+        raise UserError(f"split={pattern}: \\h is a hexadecimal digit to Oniguruma and a space to others; write it out")
+    try:  # Oniguruma's end of the text, \z, is Python's \Z; and its ^ and $ are those of each line
+        compiled = regex.compile(PATTERNS.get(pattern, pattern).replace(r"\z", r"\Z"), regex.MULTILINE)
     except regex.error as error:
         raise UserError(
             f"split={pattern}: not one of {', '.join(PATTERNS)}, nor a regular expression ({error})"
@@ -57,6 +59,8 @@ def _with_gaps(compiled: regex.Pattern[str], text: str) -> list[str]:
 def around_specials(specials: Iterable[str]) -> Split:
     """Cuts a text before and after each special token; of two that begin alike the longer is found."""
     longest_first = sorted(specials, key=len, reverse=True)
+    if "" in longest_first:
+        raise UserError("a special token is empty; it must have letters")
     if not longest_first:
         return lambda text: [text]
     between = regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
