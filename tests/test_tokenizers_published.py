@@ -142,3 +142,14 @@ def test_the_byte_shuffle(pairs: Pairs) -> None:
         assert isinstance(ours, BytePair)
         assert [ours.byte_ids[byte] for byte in (0, 33, 97)] == [188, 0, 64]
         assert list(ours.byte_ids) == [theirs.encode_single_token(bytes([byte])) for byte in range(256)]
+
+
+@pytest.mark.slow
+def test_the_lecture_s_numbers(pairs: Pairs, data_dir: Path) -> None:
+    text = (data_dir / "corpora" / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    rates = [round(len(text.encode()) / len(pairs["hand", name][0].encode(text)), 3) for name in NAMES]
+    assert rates == [3.300, 3.695, 3.748]
+    gpt4 = pairs["hand", "cl100k_base"][0]
+    assert isinstance(gpt4, BytePair)
+    assert gpt4.encode_special(f"{EOT}hello world", allowed="all").tolist() == [100257, 15339, 1917]
+    assert sorted(gpt4.specials.values()) == [*range(100257, 100261), 100276]
