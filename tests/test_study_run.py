@@ -139,7 +139,7 @@ def test_the_command_ends_in_a_verdict_and_a_report(whole: Study) -> None:
 def test_a_run_that_diverges_counts_as_the_uniform_guess(text: str, tmp_path: Path) -> None:
     import math
 
-    arms = {"calm": [], "wild": ["optim.optimizer=sgd(lr=1e30)", "optim.clip=0"]}
+    arms = {"calm": [], "wild": ["optim.optimizer=sgd(lr=1e18)", "optim.clip=0"]}
     study = Study.begin(plan_of(text, arms=arms, control="calm", sweep=None), tmp_path, 1, 1)
     study.conduct(Pool(1, 1), quiet)
     wild = Study.open(study.path).scores("wild")

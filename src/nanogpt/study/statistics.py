@@ -24,7 +24,7 @@ from scipy.special import ndtr
 
 Numbers = NDArray[np.float64]
 RESAMPLES = 9999
-CHOICE = 0.12
+CHOICE = 0.15
 """Variance that choosing on one seed adds to a mean difference, at most, as a share of the variance of one difference:
 simulated over all curvatures of the valley of learning rates (tests/test_study_engine.py holds it to that)."""
 MOST_SEEDS = 1000
