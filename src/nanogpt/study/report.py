@@ -29,6 +29,7 @@ def facts(study: Study) -> dict[str, Any]:
         "name": plan.name,
         "question": plan.question,
         "source": plan.source,
+        "quick": plan.is_quick,
         "ending": ending,
         "misses": misses,
         "claims": verdicts,
@@ -175,7 +176,8 @@ def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
 def markdown(study: Study, found: Mapping[str, Any]) -> str:
     """The report without its figures, from its facts."""
     plan = study.plan
-    parts = [f"# {plan.name}: {plan.question}", f"**{found['ending']}**" + (f" ({plan.source})" if plan.source else "")]
+    how = f"**{found['ending']}**" + (" in its quick form" if plan.is_quick else "")
+    parts = [f"# {plan.name}: {plan.question}", how + (f" ({plan.source})" if plan.source else "")]
     if found["misses"]:
         parts.append(_list(found["misses"]))
     if found["claims"]:

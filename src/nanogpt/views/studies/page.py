@@ -50,13 +50,14 @@ def words(study: Study) -> str:
 
 def _head(found: Mapping[str, Any]) -> str:
     """The question, and in one word the answer."""
+    ending = found["ending"] + (" in its quick form" if found["quick"] else "")
     mark = "bad" if found["ending"] == NOT_REPRODUCED else "good"
     source = f'<p class="missing">{escape(found["source"])}</p>' if found["source"] else ""
-    items = "".join(_item(mark, found["ending"] if n == 0 else "", line) for n, line in enumerate(found["misses"]))
-    ending = items or _item(mark, found["ending"], "")
+    items = "".join(_item(mark, ending if n == 0 else "", line) for n, line in enumerate(found["misses"]))
+    answer = items or _item(mark, ending, "")
     return (
         f'<section aria-label="Question"><h2>{escape(found["question"])}</h2>{source}'
-        f'<ul class="findings">{ending}</ul></section>'
+        f'<ul class="findings">{answer}</ul></section>'
     )
 
 

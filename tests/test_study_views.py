@@ -1,0 +1,118 @@
+"""The figures and the page of a study whose runs were made up: what is drawn is what the verdicts say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plotly.graph_objects import Figure
+
+from nanogpt.config import compose
+from nanogpt.runs import Run
+from nanogpt.study.execution import Job, Said, Score
+from nanogpt.study.folder import Study
+from nanogpt.study.measurement import Chart, Measurement, Series
+from nanogpt.study.plan import read
+from nanogpt.views.studies import FIGURES, figures_of, forest
+from nanogpt.views.studies.charts import draw
+from nanogpt.views.studies.page import write
+from nanogpt.views.view import standalone
+from tests.studies import Simulated, quiet
+
+EVIL = "</script><b>claim</b> %{x}"
+MEASURE = """
+from nanogpt.study.measurement import Chart, Measurement, Series
+
+def look(study):
+    losses = [score.test_loss for score in study.scores("b").values()]
+    line = Series("measured", [1, 2], [0.5, 0.25], low=[0.4, 0.2], high=[0.6, 0.3])
+    return Measurement({"lowest": min(losses)}, ["A finding."], [Chart("Halves", "Text.", "layer", "variance", [line])])
+"""
+
+
+class Trained(Simulated):
+    """Leaves a folder as a run would."""
+
+    def run(self, jobs: Sequence[Job], said: Said) -> Iterator[tuple[Job, Score]]:
+        for job, score in super().run(jobs, said):
+            run = Run.create(job.folder, job.name, compose(job.preset, job.overrides))
+            for step in (1, 2, 3):
+                loss = score.val_loss + 1 / step
+                run.log({"step": step, "seconds": 0.1 * step, "train/loss": loss, "val/loss": loss, "val/bpb": 1.0})
+            yield job, score
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "text.txt").write_text("".join(f"line {n} of a text\n" for n in range(200)))
+    (folder / "look.py").write_text(MEASURE)
+    tiny = ["tokenizer=char", "model.dim=8", "model.n_layers=1", "model.context=8", "train.batch=2", "train.steps=3"]
+    plan = read(
+        {
+            "name": "drawn", "folder": str(folder), "question": "Is b better?", "preset": "gpt-64",
+            "set": [f"data.corpus={folder / 'text.txt'}", *tiny], "arms": {"a": [], "b": [], "c": []}, "control": "a",
+            "seeds": 4, "noise": 0.01, "margin": 0.05, "sweep": {"lr": [1e-3, 3e-3, 1e-2]}, "measure": ["look.py:look"],
+            "claims": [{"says": EVIL, "left": ["b"], "right": ["a", "c"]}],
+            "checks": [{"number": "lowest", "at_most": 99, "says": "the lowest loss"}],
+        }
+    )  # fmt: skip
+    begun = Study.begin(plan, folder, 1, 1)
+    begun.conduct(Trained(np.random.default_rng(2), effects={"b": -0.3}), quiet)
+    return Study.open(begun.path)
+
+
+def test_every_figure_can_be_drawn_and_plotly_takes_it(study: Study) -> None:
+    for name, view in figures_of(study).items():
+        there = view.choices([study])
+        assert there, name
+        for choice in there:
+            picture = view.draw([study], **choice)
+            assert picture is not None
+            Figure(**standalone(picture))
+            assert picture["layout"]["height"] > 100
+    assert isinstance(forest(study.path), Figure)
+
+
+def test_the_forest_shows_the_verdicts(study: Study) -> None:
+    picture = FIGURES["forest"].draw([study], comparisons="each arm against a")
+    assert picture is not None
+    better = next(trace for trace in picture["data"] if trace["name"] == "better")
+    verdict = next(one for one in study.against_control if one.comparison.name == "b")
+    assert better["x"] == [verdict.estimate.mean]
+    assert better["error_x"]["array"] == pytest.approx([verdict.estimate.high - verdict.estimate.mean])
+    band = picture["layout"]["shapes"][0]
+    assert (band["x0"], band["x1"]) == (-0.05, 0.05)
+
+
+def test_the_page_escapes_what_a_plan_says_and_holds_everything(study: Study) -> None:
+    found = write(study)
+    assert found["ending"] == "reproduced"
+    page = (study.path / "report.html").read_text()
+    assert "<b>claim</b>" not in page
+    for words in ("Is b better?", "A finding.", "the lowest loss", "Not controlled", "chart-1-halves"):
+        assert words in page, words
+    assert "better" in (study.path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["lines", "points", "bars", "heatmap"])
+def test_a_chart_of_every_kind_is_drawn_from_plain_data(kind: str) -> None:
+    rows = [Series(name, ["x", "y"], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5]) for name in ("one", EVIL)]
+    chart = Chart("Title", "Text.", "x", "y", rows, kind=kind)  # type: ignore[arg-type]
+    again = Measurement.of(Measurement({}, [], [chart]).as_dict()).charts[0]
+    assert draw(again) == draw(chart)
+    assert "<b>" not in str(draw(chart))
+    Figure(**standalone(draw(chart)))
+
+
+def test_a_notebook_shows_a_study(study: Study, tmp_path: Path) -> None:
+    from nanogpt.notebook import study_html
+
+    assert "Is b better?" in study_html(study)
+    (study.path / "measured" / "look.json").rename(tmp_path / "look.json")
+    try:
+        assert "not finished" in study_html(Study.open(study.path))
+    finally:
+        (tmp_path / "look.json").rename(study.path / "measured" / "look.json")
