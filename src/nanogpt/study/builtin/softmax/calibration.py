@@ -16,7 +16,7 @@ from scipy import optimize
 from torch import Tensor
 
 from nanogpt.observers.output import calibration, error
-from nanogpt.study.builtin.softmax.models import folder, shakespeare, trained
+from nanogpt.study.builtin.models import folder, shakespeare, trained
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Measurement, Series
 

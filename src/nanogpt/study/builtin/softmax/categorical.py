@@ -177,7 +177,7 @@ def several_labels(study: Study) -> Measurement:
     quantiles = np.linspace(0, 1, 101)
     return Measurement(
         numbers={"nats a name that softmax loses to sigmoid": float(known.nats_N.mean()),
-                 "lower end of its 95% interval": interval(known.nats_N)[0],
+                 "labels: lower end of the 95% interval": interval(known.nats_N)[0],
                  "points of F1 that softmax loses to sigmoid": known.f1["sigmoid"] - known.f1["softmax"],
                  "nats a name that softmax loses, length unknown": float(unknown.nats_N.mean()),
                  "softmax's chance of a dog, a puppy being called dog half of the time": half},

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nanogpt.generate import Sampling, generate
-from nanogpt.study.builtin.softmax.models import Trained, folder, shakespeare, trained, writer
+from nanogpt.study.builtin.models import Trained, folder, shakespeare, trained, writer
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Measurement, Series
 
@@ -114,7 +114,7 @@ def quality_and_diversity(study: Study) -> Measurement:
         "T = 1: nats a letter": float(scores[pure].mean()), "T = 1: distinct pairs": diverse[pure],
         "smallest rank correlation of nats and distinct pairs": min(order.values()),
         "T = 1.5: nats a letter that min-p 0.1 saves against top-p 0.9": float(gap.mean()),
-        "lower end of its 95% interval": float(gap.mean()) - half,
+        "sampling: lower end of the 95% interval": float(gap.mean()) - half,
     }  # fmt: skip
     for knob, hows in KNOBS.items():
         loss = [float(scores[how].mean()) for how in hows]

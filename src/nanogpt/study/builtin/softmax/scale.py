@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt.study.builtin.softmax.models import writer
+from nanogpt.study.builtin.models import writer
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Measurement, Series
 

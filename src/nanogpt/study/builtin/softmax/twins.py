@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanogpt.study.builtin.softmax.models import Trained, folder, logits, shakespeare, trained
+from nanogpt.study.builtin.models import Trained, folder, logits, shakespeare, trained
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Measurement, Series
 from nanogpt.tokenizers import Tokenizer
@@ -90,14 +90,14 @@ def twins(study: Study) -> Measurement:
     rows = {name: p.mean(0) for name, p in found.items()}
     masked = {name: float((p[:, 0] / (1 - p[:, 1])).mean()) for name, p in found.items()}
     return Measurement(
-        numbers={"share of the mass that comes back": share, "lower end of its 95% interval": float(low),
-                 "share by independence of irrelevant alternatives": iia,
-                 "nats a place that independence loses": float(nats.mean()), "places": float(len(whole)),
+        numbers={"twins: share of the mass that comes back": share, "twins: lower end of the 95% interval": float(low),
+                 "twins: share by independence of irrelevant alternatives": iia,
+                 "twins: nats a place that independence loses": float(nats.mean()), "twins: places": float(len(whole)),
                  **{f"{name}: share that comes back": returned(p)[0] for name, p in found.items()}},
         findings=[f"Words that mean nearly the same share the mass. At {len(whole):,} held-out places of thou, thee and you, "
-                  f"thy and your, hath and has, a model that never saw the old words gives {100 * share:.0f}% of "
-                  f"their mass (95% interval {100 * low:.0f} to {100 * high:.0f}%) to the one that stays; softmax with the old "
-                  f"ones struck out gives it {100 * iia:.0f}%, which costs {nats.mean():.2f} ± {half:.2f} nats a place."],
+                  f"thy and your, hath and has, a model that never saw the old words gives the one that stays more, by "
+                  f"{100 * share:.0f}% of what the old ones had (95% interval {100 * low:.0f} to {100 * high:.0f}%); striking them "
+                  f"out of the softmax gives it {100 * iia:.0f}% of that, which costs {nats.mean():.2f} ± {half:.2f} nats a place."],
         charts=[Chart("When a word's twin leaves", "Mean chance at held-out places where the word or its twin stands.", "word",
                       "probability", [
                           Series("it and its twins, together", names, [float(rows[n][0] + rows[n][1]) for n in names]),

@@ -1,4 +1,4 @@
-"""Language models of the laboratory: trained once, kept as ordinary run folders, and asked for their logits.
+"""Language models that a measurement needs beside the study's arms: trained once, kept as ordinary run folders, and asked for their logits.
 
 N tokens, V vocabulary.
 """
@@ -83,8 +83,14 @@ def trained(out: Path, name: str, preset: str, *overrides: str) -> Trained:
     return Trained(config, model.eval(), tokenizer, prepare(corpus, tokenizer, corpus.batching))
 
 
+def counted(study: Study, name: str, *overrides: str) -> Run:
+    """An n-gram, counted once."""
+    trained(folder(study), name, "ngram", "model.context=16", "train.steps=1", *overrides)
+    return Run.open(folder(study) / name)
+
+
 def folder(study: Study) -> Path:
-    """Where texts and runs of the laboratory lie."""
+    """Where such texts and runs lie."""
     return study.path / "models"
 
 
