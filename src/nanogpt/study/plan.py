@@ -226,9 +226,15 @@ def _quick(table: dict[str, Any], changes: Any) -> dict[str, Any]:
     whole = Plan.model_validate(table)
     arms = {name: whole.arms[name] for name in whole.named(kept)}
     table.pop("grid", None)
-    claims = [claim for claim in whole.claims if _some(arms, claim.left) and _some(arms, claim.right)]
+    claims = [_among(arms, claim) for claim in whole.claims if _some(arms, claim.left) and _some(arms, claim.right)]
     checks = [c for c in whole.checks if c.number.partition("/")[2] not in set(whole.arms) - set(arms)]
     return {**table, "arms": arms, "claims": claims, "checks": checks}
+
+
+def _among(arms: Iterable[str], claim: Claim) -> Claim:
+    """The claim, of those of its arms that are kept."""
+    sides = {side: [p for p in getattr(claim, side) if _some(arms, [p])] for side in ("left", "right")}
+    return claim.model_copy(update=sides)
 
 
 def _some(arms: Iterable[str], patterns: Patterns) -> bool:

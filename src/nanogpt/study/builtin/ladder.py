@@ -25,7 +25,8 @@ def counts(study: Study) -> Measurement:
     losses = [np.array([score.val_loss for score in study.scores(arm).values()]) for arm in arms]
     published = {arm: one.reference for arm, one in study.plan.arms.items() if one.reference is not None}
     chart = Chart(
-        "The ladder", "Loss on validation (the lectures' dev): mean and range over seeds; published numbers beside ours.",
+        "The ladder", "Loss on validation (the lectures' dev): mean and range over seeds; published numbers beside "
+                      "ours.",
         "model", "loss (nats a letter)",
         [Series("ours", arms, [float(one.mean()) for one in losses], [float(one.min()) for one in losses],
                 [float(one.max()) for one in losses]),
@@ -34,4 +35,6 @@ def counts(study: Study) -> Measurement:
         kind="points",
     )  # fmt: skip
     steps = ", ".join(f"{arm} {one.mean():.3f}" for arm, one in zip(arms, losses, strict=True))
-    return Measurement(numbers, [f"From every letter alike, {log(LETTERS):.3f} nats, by rungs: {steps} (validation)."], [chart])
+    return Measurement(
+        numbers, [f"From every letter alike, {log(LETTERS):.3f} nats, by rungs: {steps} (validation)."], [chart]
+    )

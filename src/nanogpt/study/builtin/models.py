@@ -1,4 +1,5 @@
-"""Language models that a measurement needs beside the study's arms: trained once, kept as ordinary run folders, and asked for their logits.
+"""Language models that a measurement needs beside the study's arms: trained once, kept as ordinary run folders, and
+asked for their logits.
 
 N tokens, V vocabulary.
 """
@@ -59,7 +60,7 @@ def logits(model: LanguageModel, tokens: Tokens, most: int) -> tuple[Tensor, Ten
 
 def shakespeare(out: Path, name: str, edit: Callable[[str], str] = str) -> Path:
     """Tiny Shakespeare as a file of its own, so that it is cut as we need it; `edit` is applied to the text."""
-    corpus = open_corpus(DataConfig(corpus="shakespeare"))
+    corpus = open_corpus(DataConfig.model_validate({"corpus": "shakespeare"}))
     path = out / f"{name}.txt"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)

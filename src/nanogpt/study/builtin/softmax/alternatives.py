@@ -67,11 +67,13 @@ def buses(study: Study) -> Measurement:
         numbers={"largest relative change of a ratio on adding a class": change, "softmax, car": plain[0],
                  "softmax, red bus": plain[1], "nested logit, car": mended[0], "nested logit, red bus": mended[1],
                  "nested logit, likeness fitted": found},
-        findings=[f"Adding a class moves no ratio of the others by more than {change:.0g} of itself. Half take the car, half the "
-                  f"bus; given a second bus softmax gives each {plain[0]:.3f}, where the truth is 0.5, 0.25, 0.25. A nested logit "
-                  f"fitted to {PEOPLE:,} choices has {mended[0]:.3f}, {mended[1]:.3f}, {mended[2]:.3f}."],
+        findings=[f"Adding a class moves no ratio of the others by more than {change:.0g} of itself. Half take the "
+                  f"car, half the bus; given a second bus softmax gives each {plain[0]:.3f}, where the truth is 0.5, "
+                  f"0.25, 0.25. A nested logit fitted to {PEOPLE:,} choices has {mended[0]:.3f}, {mended[1]:.3f}, "
+                  f"{mended[2]:.3f}."],
         charts=[
-            Chart("Red bus, blue bus", "Shares of three alternatives, two of which are the same to everybody.", "alternative",
+            Chart("Red bus, blue bus", "Shares of three alternatives, two of which are the same to everybody.",
+                  "alternative",
                   "share", [Series("truth", words, TRUTH), Series("softmax", words, plain),
                             Series("nested logit, fitted", words, mended)], kind="bars"),
             Chart("What a nest does", "Share of the car by how unlike the buses are: 1 is the softmax, 0 one bus.",

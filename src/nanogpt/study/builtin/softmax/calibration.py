@@ -33,7 +33,7 @@ TREATMENTS: dict[str, tuple[str, ...]] = {
     "softcap 30": ("model.head=linear(softcap=30)",),
     "softcap 5": ("model.head=linear(softcap=5)",),
 }
-"""Their usual sizes (Vaswani et al. 2017; PaLM 2022; Gemma 2 2024), and of two of them one that is felt at this size."""
+"""Their usual sizes (Vaswani et al. 2017; PaLM 2022; Gemma 2 2024), and of two of them one that is felt here."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ def overfitted(study: Study, treatment: str, seed: int) -> Scored:
     text = shakespeare(folder(study), "excerpt", lambda whole: whole[:CHARACTERS])
     name = f"{treatment.replace(' ', '-')}-seed{seed}"
     steps = 150 if study.quick else 400
-    model = trained(folder(study), name, "fast-shakespeare", f"data.corpus={text}", f"seed={seed}", f"train.steps={steps}",
-                    f"train.eval_every={steps // 2}", *OVERFIT, *TREATMENTS[treatment])  # fmt: skip
+    length = (f"train.steps={steps}", f"train.eval_every={steps // 2}")
+    same = ("fast-shakespeare", f"data.corpus={text}", f"seed={seed}", *length, *OVERFIT)
+    model = trained(folder(study), name, *same, *TREATMENTS[treatment])
     T = fitted(*model.logits("val", CHARACTERS))
     z_NV, y_N = model.logits("test", CHARACTERS)
     before, after = score(z_NV, y_N, 1.0), score(z_NV, y_N, T)
-    return Scored(T, *zip(before, after, strict=True))
+    return Scored(T, (before[0], after[0]), (before[1], after[1]), (before[2], after[2]), (before[3], after[3]))
 
 
 def temperature_scaling(study: Study) -> Measurement:
@@ -88,7 +89,9 @@ def temperature_scaling(study: Study) -> Measurement:
     numbers = {
         "smallest temperature of the plain models": min(one.T for one in plain),
         "largest of the plain models' errors after, less before": max(one.error[1] - one.error[0] for one in plain),
-        "largest change of an accuracy": max(abs(o.accuracy[1] - o.accuracy[0]) for found in models.values() for o in found),
+        "largest change of an accuracy": max(
+            abs(o.accuracy[1] - o.accuracy[0]) for found in models.values() for o in found
+        ),
         "error of the plain models, %": float(means["plain"][0]),
         "error of the plain models after, %": float(means["plain"][1]),
     }
@@ -102,17 +105,19 @@ def temperature_scaling(study: Study) -> Measurement:
 
 def _says(models: dict[str, list[Scored]], means: dict[str, NDArray[np.float64]]) -> list[str]:
     plain = models["plain"]
-    spans = [f"{100 * min(o.error[n] for o in plain):.1f} to {100 * max(o.error[n] for o in plain):.1f}" for n in (0, 1)]
+    spans = [
+        f"{100 * min(o.error[n] for o in plain):.1f} to {100 * max(o.error[n] for o in plain):.1f}" for n in (0, 1)
+    ]
     others = "; ".join(
         f"{name} {means[name][0]:.1f}% (T = {np.mean([one.T for one in found]):.2f}, after {means[name][1]:.1f}%)"
         for name, found in models.items()
         if name != "plain"
     )
     return [
-        f"Over-fitted language models are too sure: expected calibration error {means['plain'][0]:.1f}% ({spans[0]}% over "
-        f"{len(plain)} seeds). One temperature, T = {np.mean([one.T for one in plain]):.2f} from validation, makes it "
-        f"{means['plain'][1]:.1f}% ({spans[1]}%) on test, with the same accuracy to the last token. Guo et al. 2017, CIFAR-100, "
-        "ResNet-110: 16.5% to 1.3%.",
+        f"Over-fitted language models are too sure: expected calibration error {means['plain'][0]:.1f}% ({spans[0]}% "
+        f"over {len(plain)} seeds). One temperature, T = {np.mean([one.T for one in plain]):.2f} from validation, "
+        f"makes it {means['plain'][1]:.1f}% ({spans[1]}%) on test, with the same accuracy to the last token. Guo et "
+        "al. 2017, CIFAR-100, ResNet-110: 16.5% to 1.3%.",
         f"Trained with something against it: {others}.",
     ]
 
@@ -130,11 +135,13 @@ def _charts(
         for n, word in enumerate(("before", "after temperature scaling"))
     ]  # fmt: skip
     return [
-        Chart("Reliability, before and after", "A plainly trained model (seed 1) on test: below the diagonal it is too sure.",
+        Chart("Reliability, before and after",
+              "A plainly trained model (seed 1) on test: below the diagonal it is too sure.",
               "confidence (probability of its first choice)", "share that is right",
               [*diagram, Series("calibrated", [0.0, 1.0], [0.0, 1.0], dash="dot")]),
-        Chart("Calibration error by how the model was trained", "Expected calibration error on test, 15 bins, mean and range "
-              f"of {len(seeds)} seeds.", "training", "expected calibration error (%)", bars, kind="bars"),
+        Chart("Calibration error by how the model was trained",
+              f"Expected calibration error on test, 15 bins, mean and range of {len(seeds)} seeds.", "training",
+                  "expected calibration error (%)", bars, kind="bars"),
     ]  # fmt: skip
 
 

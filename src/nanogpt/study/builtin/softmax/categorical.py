@@ -39,19 +39,27 @@ def gradient(study: Study) -> Measurement:
     some = slice(0, 40)
     return Measurement(
         numbers={"largest difference of autograd's gradient from p - y": off},
-        findings=[f"The gradient of the loss by the logits is p - y: over {z.numel():,} logits autograd's is never further "
-                  f"from it than {off:.1g}."],
-        charts=[Chart("The gradient is p - y", "Each point is a logit: below zero those of the right classes, which rise.",
+        findings=[f"The gradient of the loss by the logits is p - y: over {z.numel():,} logits autograd's is never "
+                  f"further from it than {off:.1g}."],
+        charts=[Chart("The gradient is p - y",
+                      "Each point is a logit: below zero those of the right classes, which rise.",
                       "p - y", "gradient from autograd",
-                      [Series("logits", formula[some].flatten().tolist(), z.grad[some].flatten().tolist())], kind="points")],
+                      [Series("logits", formula[some].flatten().tolist(), z.grad[some].flatten().tolist())],
+                      kind="points")],
     )  # fmt: skip
 
 
 def names(split: str, length: bool) -> tuple[Tensor, Tensor]:
     """(features (N, D), labels (N, 26)): the first three letters and, by choice, the length of a name; which letters
     come after those."""
-    rows = [word for word in open_corpus(DataConfig(corpus="names")).split(split) if len(word) > GIVEN]
-    letters, long, y = torch.zeros(len(rows), GIVEN, 26), torch.zeros(len(rows), LONGEST + 1), torch.zeros(len(rows), 26)
+    rows = [
+        word for word in open_corpus(DataConfig.model_validate({"corpus": "names"})).split(split) if len(word) > GIVEN
+    ]
+    letters, long, y = (
+        torch.zeros(len(rows), GIVEN, 26),
+        torch.zeros(len(rows), LONGEST + 1),
+        torch.zeros(len(rows), 26),
+    )
     for row, word in enumerate(rows):
         long[row, len(word)] = 1
         for place, letter in enumerate(word):
@@ -85,7 +93,10 @@ def softmax_loss(z_NV: Tensor, y_NV: Tensor) -> Tensor:
     return F.cross_entropy(z_NV, y_NV / y_NV.sum(1, keepdim=True))
 
 
-LOSSES = {"sigmoid": F.binary_cross_entropy_with_logits, "softmax": softmax_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sigmoid": F.binary_cross_entropy_with_logits,
+    "softmax": softmax_loss,
+}
 
 
 def minimise(knobs: list[Tensor], loss: Callable[[], Tensor]) -> None:
@@ -95,7 +106,7 @@ def minimise(knobs: list[Tensor], loss: Callable[[], Tensor]) -> None:
     def closure() -> float:
         optimizer.zero_grad()
         value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return float(value.detach())
 
     optimizer.step(closure)
@@ -128,7 +139,7 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def compared(seed: int, steps: int, data: Data) -> dict[str, tuple[NDArray[np.float64], float]]:
-    """By loss: nats of each test name, (N,), and F1 over all of them, with scale, offset and cut chosen on validation."""
+    """By loss: nats of each test name, (N,), and F1 over all; scale, offset and cut are chosen on validation."""
     found = {}
     for kind, loss in LOSSES.items():
         model = trained(*data["train"], loss, seed, steps)
@@ -181,18 +192,20 @@ def several_labels(study: Study) -> Measurement:
                  "points of F1 that softmax loses to sigmoid": known.f1["sigmoid"] - known.f1["softmax"],
                  "nats a name that softmax loses, length unknown": float(unknown.nats_N.mean()),
                  "softmax's chance of a dog, a puppy being called dog half of the time": half},
-        findings=[f"Which letters follow the first three of a name of known length ({len(known.nats_N):,} names): softmax, its "
-                  f"shares turned into chances by two numbers fitted on validation, loses {known.text}. Where the length is not "
-                  f"known, and so not how many letters there are: {unknown.text}.",
-                  f"Every picture is of a puppy, so of a dog, and half are labelled dog, half puppy: softmax gives P(dog) = "
-                  f"{half:.2f}, where it is 1."],
+        findings=[f"Which letters follow the first three of a name of known length ({len(known.nats_N):,} names): "
+                  f"softmax, its shares turned into chances by two numbers fitted on validation, loses {known.text}. "
+                  f"Where the length is not known, and so not how many letters there are: {unknown.text}.",
+                  "Every picture is of a puppy, so of a dog, and half are labelled dog, half puppy: softmax gives "
+                  f"P(dog) = {half:.2f}, where it is 1."],
         charts=[
-            Chart("Labels that do not exclude each other", "Nats of each name by softmax, less those by sigmoid: the share "
-                  "of names below each difference.", "nats a name, softmax less sigmoid", "share of names",
+            Chart("Labels that do not exclude each other",
+                  "Nats of each name by softmax, less those by sigmoid: the share of names below each difference.",
+                      "nats a name, softmax less sigmoid", "share of names",
                   [Series(f"length {word}", np.quantile(one.nats_N, quantiles).tolist(), quantiles.tolist())
                    for word, one in (("known", known), ("unknown", unknown))]
                   + [Series("no difference", [0.0, 0.0], [0.0, 1.0], dash="dot")]),
-            Chart("A dog that is a puppy", "Each picture shows both and is labelled with one word.", "share labelled dog",
+            Chart("A dog that is a puppy", "Each picture shows both and is labelled with one word.",
+                  "share labelled dog",
                   "probability of dog", [Series("softmax, fitted", shares, fitted),
                                          Series("truth", [shares[0], shares[-1]], [1.0, 1.0], dash="dot")]),
         ],

@@ -63,6 +63,11 @@ def fit(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> float:
     return float(stats.chisquare(counts, shares / shares.sum() * counts.sum()).pvalue)
 
 
+def small(p: float) -> str:
+    """A p value that may be too small for a float."""
+    return f"= {p:.1g}" if p > 0 else "< 1e-300"
+
+
 def gumbel_max(study: Study) -> Measurement:
     """One draw: Gumbel noise against Gaussian noise of the same variance."""
     draws = QUICK if study.quick else DRAWS
@@ -83,11 +88,13 @@ def gumbel_max(study: Study) -> Measurement:
         numbers={"p value, Gumbel noise": p, "p value, Gaussian noise": q, "mean of the largest": mean,
                  "p value, difference of two Gumbels is logistic": float(stats.kstest(gap.numpy(), "logistic").pvalue),
                  **exact},
-        findings=[f"The arg max of logits plus Gumbel noise is not told from softmax in {draws:,} draws (chi-square, p = "
-                  f"{p:.2f}); with Gaussian noise of the same variance it is in {FEW:,} (p = {q:.1g}). The largest is "
-                  f"{mean:.4f} ± {error:.4f} on average; logsumexp(z) + 0.5772 = {float(z.logsumexp(0)) + np.euler_gamma:.4f}."],
-        charts=[Chart("Which noise samples the softmax", f"Share of arg max(z + noise), less softmax(z); {draws:,} draws "
-                      f"with Gumbel noise, {FEW:,} with Gaussian noise of the same variance. Bars are 95% intervals.",
+        findings=[f"The arg max of logits plus Gumbel noise is not told from softmax in {draws:,} draws (chi-square, "
+                  f"p = {p:.2f}); with Gaussian noise of the same variance it is in {FEW:,} (p {small(q)}). The "
+                  f"largest is {mean:.4f} ± {error:.4f} on average; logsumexp(z) + 0.5772 = "
+                  f"{float(z.logsumexp(0)) + np.euler_gamma:.4f}."],
+        charts=[Chart("Which noise samples the softmax",
+                      f"Share of arg max(z + noise), less softmax(z); {draws:,} draws with Gumbel noise, {FEW:,} with "
+                      "Gaussian noise of the same variance. Bars are 95% intervals.",
                       "class", "share less softmax", [
                           _off("Gumbel noise", classes, counts), _off("Gaussian noise", classes, gaussian),
                           Series("Gaussian noise, calculated", classes, (bell - softmax(LOGITS)).tolist(), dash="dot"),
@@ -122,13 +129,14 @@ def gumbel_top_k(study: Study) -> Measurement:
     p, q, kept = fit(counts, shares), fit(replaced, shares), float(replaced.sum() / draws)
     return Measurement(
         numbers={"p value, Gumbel top-k": p, "p value, with replacement": q},
-        findings=[f"The {TOP} largest of {len(ITEMS)} logits plus Gumbel noise come in all {len(codes)} orders as often as "
-                  f"draws without replacement do (chi-square, {draws:,} draws, p = {p:.2f}). Draws with replacement of which "
-                  f"those without a repeat are kept ({100 * kept:.0f}%) do not (p = {q:.1g})."],
-        charts=[Chart("Gumbel top-k is sampling without replacement", "Each point is an order of three of the five: how often "
-                      "it is drawn, against Plackett and Luce.", "probability without replacement", "share of draws", [
+        findings=[f"The {TOP} largest of {len(ITEMS)} logits plus Gumbel noise come in all {len(codes)} orders as "
+                  f"often as draws without replacement do (chi-square, {draws:,} draws, p = {p:.2f}). Draws with "
+                  f"replacement of which those without a repeat are kept ({100 * kept:.0f}%) do not (p {small(q)})."],
+        charts=[Chart("Gumbel top-k is sampling without replacement",
+                      "Each point is an order of three of the five: how often it is drawn, against Plackett and "
+                      "Luce; on the diagonal both are equal.",
+                      "probability without replacement", "share of draws", [
                           Series("Gumbel top-k", shares.tolist(), (counts / draws).tolist()),
                           Series("with replacement, no repeats", shares.tolist(), (replaced / replaced.sum()).tolist()),
-                          Series("equal", [0.0, float(shares.max())], [0.0, float(shares.max())], dash="dot"),
                       ], kind="points")],
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Quality against diversity: what temperature, top-k, top-p and min-p buy, and for what.
 
 A model of letters writes; a 5-gram with Kneser-Ney's discounts, fitted to the same training text, says how likely each
-text is (nats a letter: quality), and the words in it how much of it is said twice (diversity). Real text is scored alike.
+text is (nats a letter: quality), and its words how much is said twice (diversity). Real text is scored alike.
 B texts.
 """
 
@@ -110,7 +110,8 @@ def quality_and_diversity(study: Study) -> Measurement:
     half = 1.96 * float(np.sqrt(scores[TOP_P].var(ddof=1) / count + scores[MIN_P].var(ddof=1) / count))
     pure = Sampling()
     numbers = {
-        "real text: nats a letter": at_home[0], "real text: distinct pairs": at_home[1], "real text: self-BLEU": at_home[2],
+        "real text: nats a letter": at_home[0], "real text: distinct pairs": at_home[1],
+        "real text: self-BLEU": at_home[2],
         "T = 1: nats a letter": float(scores[pure].mean()), "T = 1: distinct pairs": diverse[pure],
         "smallest rank correlation of nats and distinct pairs": min(order.values()),
         "T = 1.5: nats a letter that min-p 0.1 saves against top-p 0.9": float(gap.mean()),
@@ -118,14 +119,17 @@ def quality_and_diversity(study: Study) -> Measurement:
     }  # fmt: skip
     for knob, hows in KNOBS.items():
         loss = [float(scores[how].mean()) for how in hows]
-        numbers[f"{knob}: distinct pairs at the nats of real text"] = float(np.interp(at_home[0], loss, [diverse[h] for h in hows]))
+        numbers[f"{knob}: distinct pairs at the nats of real text"] = float(
+            np.interp(at_home[0], loss, [diverse[h] for h in hows])
+        )
     says = (
-        f"Every knob pays for quality with diversity: nats a letter and distinct pairs of words rise together (rank correlation "
-        f"{min(order.values()):.2f} or more). Sampled as it is the model has {scores[pure].mean():.2f} nats a letter, real text "
-        f"{at_home[0]:.2f}. Where a knob gives as many nats as real text has, distinct pairs are "
+        "Every knob pays for quality with diversity: nats a letter and distinct pairs of words rise together (rank "
+        f"correlation {min(order.values()):.2f} or more). Sampled as it is the model has {scores[pure].mean():.2f} "
+        f"nats a letter, real text {at_home[0]:.2f}. Where a knob gives as many nats as real text has, distinct pairs "
+        "are "
         + ", ".join(f"{100 * numbers[f'{k}: distinct pairs at the nats of real text']:.1f}% ({k})" for k in KNOBS)
-        + f"; real text has {100 * at_home[1]:.1f}%. At T = 1.5 min-p 0.1 saves {gap.mean():.2f} ± {half:.2f} nats a letter "
-        "against top-p 0.9 (95% interval)."
+        + f"; real text has {100 * at_home[1]:.1f}%. At T = 1.5 min-p 0.1 saves {gap.mean():.2f} ± {half:.2f} nats a "
+        "letter against top-p 0.9 (95% interval)."
     )
     charts = [_chart(KNOBS, scores, diverse, (at_home[0], at_home[1]), "distinct pairs of words (share)"),
               _chart(KNOBS, scores, bleu, (at_home[0], at_home[2]), "self-BLEU (1: all texts alike)")]  # fmt: skip
@@ -139,6 +143,9 @@ def _chart(knobs: dict[str, list[Sampling]], scores: dict[Sampling, NDArray[np.f
                dash="dash" if "T" in knob else "solid")
         for knob, hows in knobs.items()
     ]  # fmt: skip
-    return Chart(f"Quality by {title.partition(' (')[0]}", "Each line is one knob, turned; the lower the nats, the likelier "
-                 "the text to a 5-gram of the training text. To the right and down is better, but real text is the mark.",
-                 title, "nats a letter, by the 5-gram", [*lines, Series("real text", [human[1]], [human[0]], dash="dot")])  # fmt: skip
+    text = (
+        "Each line is one knob, turned; the lower the nats, the likelier the text to a 5-gram of the training text. "
+        "Real text is the mark."
+    )
+    lines.append(Series("real text", [human[1]], [human[0]]))
+    return Chart(f"Quality by {title.partition(' (')[0]}", text, title, "nats a letter, by the 5-gram", lines)

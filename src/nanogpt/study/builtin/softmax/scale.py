@@ -18,6 +18,8 @@ EXAMPLE = (1.0, 2.0, 3.0)
 GRID = np.logspace(-2, 2, 81)
 """Temperatures."""
 TOKENS = 4000
+SMALLEST = 1e-8
+"""Norms that are drawn: a double is exact to 1e-16, and these are roots."""
 
 
 def entropy(z_NV: Tensor, T: float) -> Tensor:
@@ -52,12 +54,14 @@ def shift_and_scale(study: Study) -> Measurement:
     scales = np.logspace(-2, 1.5, 71)
     scaled = np.array([(c * z).softmax(0).tolist() for c in scales])
     shifted = np.array([(z + c).softmax(0).tolist() for c in shifts])
-    known = {f"softmax({c:g} (1, 2, 3)), class {i + 1}": float((c * z).softmax(0)[i]) for c in (0.1, 10) for i in range(3)}
+    known = {
+        f"softmax({c:g} (1, 2, 3)), class {i + 1}": float((c * z).softmax(0)[i]) for c in (0.1, 10) for i in range(3)
+    }
     return Measurement(
         numbers={"largest change of a probability by a shift of up to 1,000": moved,
                  "largest change of a probability by a factor of 2": doubled, **known},
-        findings=[f"Softmax is shift-invariant: shifts of up to 1,000 change no probability by more than {moved:.1g}. It is not "
-                  f"scale-invariant: a factor of 2 changes one by {doubled:.2f}."],
+        findings=[f"Softmax is shift-invariant: shifts of up to 1,000 change no probability by more than {moved:.1g}. "
+                  f"It is not scale-invariant: a factor of 2 changes one by {doubled:.2f}."],
         charts=[
             Chart("Shifted logits: the same distribution", "softmax of (1, 2, 3) + c.", "shift c", "probability",
                   [Series(f"class {i + 1}", shifts.tolist(), shifted[:, i].tolist()) for i in range(3)]),
@@ -90,28 +94,32 @@ def temperature(study: Study) -> Measurement:
         "dp/dz at T = 100, share of the largest": J[-1] / max(J),
     }
     says = (
-        f"On a trained model's logits ({len(z):,} tokens) entropy rises all the way, from {H[0]:.3f} to {H[-1]:.3f} of ln V = "
-        f"{even:.3f} nats, and no first choice changes. The median dp/dz is largest at T = {top:.2f} and falls to "
-        f"{100 * J[0] / max(J):.1f}% of that at T = 0.01 and {100 * J[-1] / max(J):.1f}% at T = 100. That of the loss "
-        f"vanishes at T = 0.01 only where the first choice is right ({if_right[0]:.2g}); where it is wrong the logarithm "
-        f"undoes the exponential and it is {if_wrong[0]:.3g}."
+        f"On a trained model's logits ({len(z):,} tokens) entropy rises all the way, from {H[0]:.3f} to {H[-1]:.3f} "
+        f"of ln V = {even:.3f} nats, and no first choice changes. The median dp/dz is largest at T = {top:.2f} and "
+        f"falls to {100 * J[0] / max(J):.1f}% of that at T = 0.01 and {100 * J[-1] / max(J):.1f}% at T = 100. That of "
+        f"the loss vanishes at T = 0.01 only where the first choice is right ({if_right[0]:.2g}); where it is wrong "
+        f"the logarithm undoes the exponential and it is {if_wrong[0]:.3g}."
     )
     T = GRID.tolist()
     return Measurement(
         numbers,
         [says],
         [
-            Chart("Entropy by temperature", "Mean over a trained model's predictions; dotted: ln V, the uniform distribution.",
+            Chart("Entropy by temperature",
+                  "Mean over a trained model's predictions; dotted: ln V, the uniform distribution.",
                   "temperature T", "entropy (nats)",
                   [Series("entropy", T, H), Series("uniform", [T[0], T[-1]], [even, even], dash="dot")], log_x=True),
-            Chart("Gradients by temperature", "Median norm of dp/dz, and of the gradient of the loss by the logits z, where the "
-                  "first choice is right and where it is wrong.", "temperature T", "norm",
-                  [Series("dp/dz", T, J), Series("loss, right", T, _positive(if_right)), Series("loss, wrong", T, if_wrong)],
+            Chart("Gradients by temperature",
+                  "Median norm of dp/dz, and of the gradient of the loss by the logits z, where the first choice is "
+                  "right and where it is wrong.",
+                  "temperature T", "norm",
+                  [Series("dp/dz", T, _drawn(J)), Series("loss, right", T, _drawn(if_right)),
+                   Series("loss, wrong", T, _drawn(if_wrong))],
                   log_x=True, log_y=True),
         ],
     )  # fmt: skip
 
 
-def _positive(values: list[float]) -> list[float | None]:
-    """A logarithmic axis has no zero."""
-    return [value if value > 0 else None for value in values]
+def _drawn(values: list[float]) -> list[float | None]:
+    """What a figure shows of a norm: below the limit it is rounding."""
+    return [value if value > SMALLEST else None for value in values]

@@ -1,8 +1,9 @@
 """Red bus and blue bus in a language model: words that mean nearly the same share the mass of one.
 
 A model is trained on Shakespeare, and again on the same text in which thou and thee are you, thy is your, and hath is
-has: all of them single tokens of its tokenizer. When "thy" leaves, softmax gives its mass to all tokens in proportion: "your" should
-have p / (1 - p_thy). The second model shows what becomes of it. N places in held-out text where one of them stands.
+has: all of them single tokens of its tokenizer. When "thy" leaves, softmax gives its mass to all tokens in proportion:
+"your" should have p / (1 - p_thy). The second model shows what becomes of it. N held-out places where one of them
+stands.
 """
 
 from __future__ import annotations
@@ -94,11 +95,13 @@ def twins(study: Study) -> Measurement:
                  "twins: share by independence of irrelevant alternatives": iia,
                  "twins: nats a place that independence loses": float(nats.mean()), "twins: places": float(len(whole)),
                  **{f"{name}: share that comes back": returned(p)[0] for name, p in found.items()}},
-        findings=[f"Words that mean nearly the same share the mass. At {len(whole):,} held-out places of thou, thee and you, "
-                  f"thy and your, hath and has, a model that never saw the old words gives the one that stays more, by "
-                  f"{100 * share:.0f}% of what the old ones had (95% interval {100 * low:.0f} to {100 * high:.0f}%); striking them "
-                  f"out of the softmax gives it {100 * iia:.0f}% of that, which costs {nats.mean():.2f} ± {half:.2f} nats a place."],
-        charts=[Chart("When a word's twin leaves", "Mean chance at held-out places where the word or its twin stands.", "word",
+        findings=[f"Words that mean nearly the same share the mass. At {len(whole):,} held-out places of thou, thee "
+                  "and you, thy and your, hath and has, a model that never saw the old words gives the one that "
+                  f"stays more, by {100 * share:.0f}% of what the old ones had (95% interval {100 * low:.0f} to "
+                  f"{100 * high:.0f}%); striking them out of the softmax gives it {100 * iia:.0f}% of that, which "
+                  f"costs {nats.mean():.2f} ± {half:.2f} nats a place."],
+        charts=[Chart("When a word's twin leaves", "Mean chance at held-out places where the word or its twin stands.",
+                      "word",
                       "probability", [
                           Series("it and its twins, together", names, [float(rows[n][0] + rows[n][1]) for n in names]),
                           Series("trained without the twins", names, [float(rows[n][2]) for n in names]),
