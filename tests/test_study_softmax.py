@@ -110,7 +110,7 @@ def test_f1_counts_all_labels_together() -> None:
 
 def test_a_softmax_of_one_word_out_of_two_says_how_often_it_is_used() -> None:
     shares, fitted = categorical.puppy()
-    assert fitted == pytest.approx(shares, abs=1e-6)
+    assert fitted == pytest.approx(shares, abs=1e-4)
 
 
 # ---- twins
