@@ -25,8 +25,8 @@ RELU_STD = (2 / WIDTH) ** 0.5
 NETWORKS: dict[str, tuple[str, str, float]] = {
     "Kaiming, ReLU": ("relu", "kaiming(embedding=1)", 1.0),
     "Xavier, ReLU": ("relu", "xavier(embedding=1)", 0.5),
-    "Kaiming for PReLU, PReLU": (f"prelu(a={SLOPE})", "kaiming(embedding=1)", 1.0),
-    "Kaiming for ReLU, PReLU": (f"prelu(a={SLOPE})", f"normal(std={RELU_STD})", 1 + SLOPE**2),
+    "Kaiming for PReLU, PReLU": (f"prelu(slope={SLOPE})", "kaiming(embedding=1)", 1.0),
+    "Kaiming for ReLU, PReLU": (f"prelu(slope={SLOPE})", f"normal(std={RELU_STD})", 1 + SLOPE**2),
 }
 """Activation, scheme, and the factor of the second moment in each layer that theory gives."""
 
