@@ -12,6 +12,7 @@ models compiled before the clock starts; `first_seconds` are those of the first,
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import struct
 import subprocess
@@ -25,11 +26,13 @@ from typing import Any
 
 import torch
 from measure import Busy, emit, in_turn, machine, medians, say, timed
+from safetensors.torch import save_file
 
 import nanogpt as ng
 from nanogpt.config import ModelConfig, compose
 from nanogpt.generate import Sampling, generate
 from nanogpt.hub.export import to_theirs
+from nanogpt.hub.source import WEIGHTS
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.model.prepared import Precision, prepared
 
@@ -51,11 +54,13 @@ def peer(config: ModelConfig, model: LanguageModel) -> Any:
     warnings.filterwarnings("ignore")
     _, keys, weights = to_theirs(resolve_model(config), model.state_dict())
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    found = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**{**keys, **ends}))
-    missing, unexpected = found.load_state_dict(weights, strict=False)
-    tied = set(found._tied_weights_keys or ())
-    assert not unexpected and set(missing) <= tied, (missing, unexpected)
-    found.tie_weights()
+    with tempfile.TemporaryDirectory() as folder:  # as from a file, where tensors may have other names than in memory
+        (Path(folder) / "config.json").write_text(json.dumps({**keys, **ends}))
+        save_file({k: v.contiguous().clone() for k, v in weights.items()}, Path(folder) / WEIGHTS, {"format": "pt"})
+        found, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+    assert not any(info.values()), info
     found.generation_config.pad_token_id = 0
     return found.eval()
 

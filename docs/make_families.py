@@ -26,6 +26,8 @@ last digit. `python docs/make_families.py` writes these pages from the presets.
     nanogpt show llama-3-8b qwen3-8b olmo-2-7b       side by side, what differs is marked
     nanogpt show gemma-3-1b --svg gemma.svg          a drawing
     nanogpt train qwen3-8b --scale 10M               the same shape at a size for a laptop
+
+[Beside `transformers`](speed.md): how near each family's logits and text are, and how fast it trains and writes.
 """
 
 

@@ -329,6 +329,29 @@ def test_what_they_read_otherwise_than_it_says_is_refused(model_type: str, chang
         understand({**draw(model_type, 0).to_dict(), **changes}, "x")
 
 
+def test_gemma_says_gelu_and_means_its_approximation() -> None:
+    """As `transformers` reads it; the files of the first releases say `gelu`."""
+    few = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 1,
+           "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidden_act": "gelu"}  # fmt: skip
+    whole = transformers.AutoConfig.for_model("gemma", **few).to_dict()
+    assert whole["hidden_act"] == "gelu_pytorch_tanh"
+    assert understand({"model_type": "gemma", **few}, "x").config == understand(whole, "x").config
+
+
+def test_a_width_that_theirs_does_not_take_goes_to_a_family_that_does() -> None:
+    config = understand({**draw("llama", 0).to_dict(), "hidden_size": 36, "num_attention_heads": 8,
+                         "num_key_value_heads": 2, "head_dim": 8, "attention_bias": False, "mlp_bias": False,
+                         "rope_parameters": PLAIN, "rope_scaling": None}, "x").config  # fmt: skip
+    model = LanguageModel(config)
+    family, written, _ = to_theirs(config, model.state_dict(), "llama")
+    assert family.name != "llama"
+    transformers.AutoConfig.for_model(**{**written, "pad_token_id": None})
+    gemma = understand({**draw("gemma2", 0).to_dict(), "hidden_size": 36, "num_attention_heads": 8,
+                        "num_key_value_heads": 2}, "x").config  # fmt: skip
+    with pytest.raises(UserError, match="model.dim is no multiple of the heads"):
+        to_theirs(gemma, LanguageModel(gemma).state_dict(), "gemma2")
+
+
 def test_smollm3_has_its_windows_where_it_has_no_positions() -> None:
     few: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 5,
                            "num_attention_heads": 4, "use_sliding_window": True, "sliding_window": 7,

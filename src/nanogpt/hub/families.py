@@ -9,6 +9,8 @@
     [model]     our parts, as templates; `layer` in them makes a list, one for each layer
     [tensors]   see tensors.py; [also] another name that a tensor may have; [tied] a copy that a checkpoint may hold of
                 another tensor; `dropped` what it may hold that is no weight; `prefix` what its names may lack
+    [needs]     what `transformers` asks of a config.json beyond that, as expressions, each with what to say of a model
+                that fails; not taken over by a family that is like this one
 
 Every other key of a config.json is refused by name, unless IRRELEVANT or the family's `ignored` has it.
 """
@@ -97,6 +99,7 @@ class Family:
     tied: Mapping[str, str]
     dropped: tuple[str, ...]
     prefix: str
+    needs: Mapping[str, str]
 
 
 @cache
@@ -105,7 +108,7 @@ def _tables(name: str) -> dict[str, Any]:
     tables = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     base: dict[str, Any] = _tables(tables["like"]) if "like" in tables else {"depth": -1}
     merged = {k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in tables.items()}
-    return {**base, **merged, "depth": base["depth"] + 1}
+    return {**base, **merged, "depth": base["depth"] + 1, "needs": tables.get("needs", {})}
 
 
 @cache
@@ -135,6 +138,7 @@ def family(name: str) -> Family:
         tied=tables.get("tied", {}),
         dropped=tuple(tables.get("dropped", ())),
         prefix=tables.get("prefix", ""),
+        needs=tables.get("needs", {}),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
-from nanogpt.hub.expressions import Template, read, solve
+from nanogpt.hub.expressions import Template, evaluate, read, solve
 from nanogpt.hub.families import PER_LAYER, Family, Values, families, read_keys, to_model
 from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.ffn import FFNS
@@ -95,8 +95,12 @@ def find_family(config: ModelConfig, first: str = "") -> tuple[Family, dict[str,
             continue
         keys = _keys(family, wanted)
         try:
-            read = read_keys(family, write_config(family, keys), family.name)  # as whoever opens it will
-            differences = list(_differences(wanted, resolve_model(to_model(family, read, family.name)), family.name))
+            again = read_keys(family, write_config(family, keys), family.name)  # as whoever opens it will
+            differences = list(_differences(wanted, resolve_model(to_model(family, again, family.name)), family.name))
+            values = Values(family, keys, family.name)
+            differences += [
+                f"{said} ({family.name})" for test, said in family.needs.items() if not evaluate(read(test), values)
+            ]
         except UserError as error:  # its own templates do not fit together
             differences = [str(error)] * 9
         if not differences:
