@@ -348,7 +348,7 @@ def test_a_width_that_theirs_does_not_take_goes_to_a_family_that_does() -> None:
     transformers.AutoConfig.for_model(**{**written, "pad_token_id": None})
     gemma = understand({**draw("gemma2", 0).to_dict(), "hidden_size": 36, "num_attention_heads": 8,
                         "num_key_value_heads": 2}, "x").config  # fmt: skip
-    with pytest.raises(UserError, match="model.dim is no multiple of the heads"):
+    with pytest.raises(UserError, match=r"model\.dim is no multiple of the heads"):
         to_theirs(gemma, LanguageModel(gemma).state_dict(), "gemma2")
 
 
