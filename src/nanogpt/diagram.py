@@ -122,7 +122,7 @@ class Canvas:
         self.add(f'<circle class="join" cx="{x:.0f}" cy="{y:.0f}" r="10"/>')
         self.line(f"M{x - 5:.0f} {y:.0f}h10M{x:.0f} {y - 5:.0f}v10", arrow=False)
         if said:
-            self.text(x + 15, y + 22, said, "small")
+            self.text(x + 16, y - 6, said, "small")
 
 
 def svg(facts: Facts) -> str:
