@@ -108,6 +108,16 @@ def test_many_tensors_at_once_are_as_each_alone() -> None:
         assert np.array_equal(bins, histogram(x))
 
 
+def test_the_norm_of_a_large_tensor_is_that_of_all_of_it() -> None:
+    """Of a sample the others are estimates as they are; a norm grows with the numbers."""
+    x = torch.randn(300, 700) * 3 + 1
+    rows = Rows()
+    rows.add("weights", "whole", x)
+    rows.add("weights", "part", sample(x), numbers=x.numel())
+    for line in rows.results()["weights"][1]:
+        assert line[STATISTICS.index("norm")] == pytest.approx(float(x.norm()), rel=0.1)
+
+
 def test_of_a_large_tensor_every_column_is_seen_alike() -> None:
     x = torch.arange(384).repeat(1024, 1).float()
     part = sample(x)

@@ -17,6 +17,7 @@ from nanogpt.observers.store import Layers
 from nanogpt.runs import Run
 from nanogpt.views import FIGURES
 from nanogpt.views.report import report
+from nanogpt.views.source import sources
 from tests.observations import make_foreign, make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -261,6 +262,14 @@ def test_figures_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert sorted((tmp_path / "figures").iterdir()) == sorted(written)
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
+
+
+def test_a_figure_in_a_file_says_of_which_step_it_is(tmp_path: Path) -> None:
+    from nanogpt.views.images import _figures
+
+    titles = {name: one["layout"]["title"]["text"] for name, one in _figures(sources(make_run(tmp_path, steps=10)))}
+    assert titles["neuron_map"].endswith(", step 10") and titles["lens"].endswith(", step 10")
+    assert titles["curves"] == "Loss by step"
 
 
 def test_without_a_browser_figures_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

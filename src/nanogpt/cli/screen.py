@@ -73,7 +73,9 @@ def _totals(found: Mapping[str, Any]) -> list[Text]:
     level = {"ill": "bad", "look": "warn", "well": "good"}[found["verdict"]]
     totals = Text(f"{LEVELS[level]:6}", STYLES[level])
     counts = [(found["layers_ill"], "ill"), (found["layers_to_look_at"], "to look at"), (found["layers_well"], "well")]
-    totals.append(f"of {len(found['layers'])} layers " + ", ".join(f"{n} {word}" for n, word in counts if n), "default")
+    if found["layers"]:
+        parts = ", ".join(f"{n} {word}" for n, word in counts if n)
+        totals.append(f"of {len(found['layers'])} layers {parts}", "default")
     if found["neurons"]:
         share = found["dead"] / found["neurons"]
         totals.append(f"; {found['dead']:,} of {found['neurons']:,} neurons dead ({share:.0%})", "default")

@@ -139,6 +139,6 @@ class _Step:
         """Once the step is taken."""
         for name, p in self.model.named_parameters():
             now = sample(p)
-            self.rows.add("weights", name, now)
+            self.rows.add("weights", name, now, numbers=p.numel())
             if name in self.old:
-                self.rows.add("updates", name, now - self.old[name])
+                self.rows.add("updates", name, now - self.old[name], numbers=p.numel())

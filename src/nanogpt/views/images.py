@@ -60,4 +60,13 @@ def _figures(found: list[Source]) -> Iterator[tuple[str, Picture]]:
         for run, choice in reversed(first.items()):
             picture = view.draw(found, **choice)
             if picture is not None:
-                yield re.sub(r"[^\w.-]+", "-", f"{name}-{run}" if run and len(found) > 1 else name), picture
+                yield re.sub(r"[^\w.-]+", "-", f"{name}-{run}" if run and len(found) > 1 else name), dated(picture)
+
+
+def dated(picture: Picture) -> Picture:
+    """With the step in its title, where it is drawn as it was at its last one."""
+    frames = picture.get("frames")
+    if not frames:
+        return picture
+    title = {"text": f"{picture['layout']['title']['text']}, step {frames[-1]['name']}"}
+    return {**picture, "layout": {**picture["layout"], "title": title}}
