@@ -64,8 +64,7 @@ def _nothing(run: Run, layers: Layers, settings: dict[str, Any]) -> str:
             return f"{run.path}: nothing of what was observed can be read"
         return (
             f"{run.path} was made by ng.observe, and nothing is observed: that begins with the first step of the "
-            "optimizer it was given (with a probe, before it), and ends, with a word, where the module cannot be run on "
-            "the probe"
+            "optimizer it was given (with a probe, before it), and ends, with a word, where the module cannot run on it"
         )
     again = f"nanogpt train {shlex.quote(str(run.path / 'config.json'))} train.observe=on"
     if layers.problems:
