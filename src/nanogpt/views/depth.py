@@ -110,7 +110,8 @@ def draw_lens(found: Sequence[Source]) -> Picture | None:
             data[2 * n + 1]["error_y"] = bars(errors[-1][1])
             for frame in frames:
                 frame["data"][n]["error_y"] = bars(at(errors, int(frame["name"])))
-    counts = {n for one in those for seen in one.layers.seen[-1:] if isinstance(n := seen.facts.get("scored"), int)}
+    scored = [seen.facts.get("scored") for one in those for seen in one.layers.seen[-1:]]
+    counts = {count for count in scored if isinstance(count, int)}
     size = f" ({', '.join(map(str, sorted(counts)))} tokens; bars: 1 standard error)" if counts else ""
     picture = figure(f"Loss at each depth, through the model's own head{size}", data, across, up, 400)
     return {**picture, "frames": frames}
