@@ -178,6 +178,13 @@ def test_the_demo_ends_as_micrograd_s() -> None:
     assert (f"{loss:.6f}", share) == ("0.010978", 1.0)
 
 
+def test_numpy_s_numbers_are_numbers() -> None:
+    x = Value(np.float64(2.0))
+    y = -np.int64(3) * x + Value(np.int64(1)) + x ** np.int64(2)
+    y.backward()
+    assert y.data == -1.0 and x.grad == 1.0
+
+
 def test_modules_are_micrograd_s() -> None:
     assert len(MLP(2, [16, 16, 1]).parameters()) == 337 and len(MLP(3, [4, 4, 1]).parameters()) == 41
     assert repr(MLP(2, [2, 1])) == ("MLP of [Layer of [ReLUNeuron(2), ReLUNeuron(2)], Layer of [LinearNeuron(2)]]")

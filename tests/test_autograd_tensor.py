@@ -112,6 +112,12 @@ def test_gradcheck_finds_a_wrong_formula_and_one_of_a_wrong_shape() -> None:
         gradcheck(wrong, [tensor([1.0], "float32", requires_grad=True)])
     with pytest.raises(UserError, match="there already"):
         define("thrice(a)", lambda a: a)
+    with pytest.raises(UserError, match="formula for b, which it does not take"):
+        define("other(a)", lambda a: a, b=lambda g: g)
+    with pytest.raises(UserError, match="the formula of 'a' names c; it may name g and a, a_dtype, a_shape, out"):
+        define("other(a)", lambda a: a, a=lambda g, c: g)
+    with pytest.raises(UserError, match="takes 1 arguments, not 2"):
+        wrong(tensor([1.0]), 2.0)
 
 
 def test_rows_that_are_taken_twice_get_both_gradients() -> None:
@@ -263,6 +269,18 @@ def test_saved_tensors_hooks_count_bytes_and_may_recompute() -> None:
     assert not np.array_equal(x.grad.numpy(), twin.grad.numpy())  # float32 was kept
 
 
+def test_what_hooks_unpack_still_has_its_place_in_the_graph() -> None:
+    x = tensor([0.3, -1.2], requires_grad=True)
+    with saved_tensors_hooks(lambda t: t.numpy().copy(), tensor):
+        y = (x * x * x).tanh().sum()
+    (first,) = grad(y, [x], create_graph=True)
+    (second,) = grad(first.sum(), [x])
+    twin = torch.tensor([0.3, -1.2], dtype=torch.double, requires_grad=True)
+    (a,) = torch.autograd.grad((twin**3).tanh().sum(), twin, create_graph=True)
+    (b,) = torch.autograd.grad(a.sum(), twin)
+    np.testing.assert_allclose(second.numpy(), b.numpy(), rtol=1e-10)
+
+
 def test_gradients_of_several_leaves_do_not_share_memory() -> None:
     a, b = tensor([1.0], requires_grad=True), tensor([1.0], requires_grad=True)
     (a + b).backward()
@@ -369,6 +387,7 @@ def test_a_cycle_is_found() -> None:
         (lambda: F.linear(zeros((2, 3)), zeros((4, 5))), "3 is not 5"),
         (lambda: zeros((2,)).item(), "one number"),
         (lambda: zeros((2,)).copy_(tensor([1, 2])), "does not fit"),
+        (lambda: zeros((1,)).expand(3).add_(1.0), "one in memory"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_clear_line(mistake: Callable[[], Any], says: str) -> None:
@@ -425,6 +444,13 @@ def test_a_gpt_of_one_block_trains_as_in_pytorch() -> None:
         assert loss.item() == pytest.approx(theirs.item(), abs=1e-9)
     for name, w in model.state_dict().items():
         np.testing.assert_allclose(ours[name].numpy(), w.numpy(), atol=1e-8)
+
+
+def test_numbers_of_numpy_and_loops_are_understood() -> None:
+    x = tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = sum((np.float64(2.0) * row * np.float64(3.0) for row in x), tensor(0.0))
+    y.sum().backward()
+    assert y.tolist() == [24.0, 36.0] and x.grad.tolist() == [[6.0, 6.0], [6.0, 6.0]]
 
 
 def test_an_optimizer_s_step_under_no_grad_leaves_no_trace() -> None:

@@ -53,9 +53,10 @@ class Operator:
         self.kernels: dict[Key, Callable[..., Any]] = {}
         if self.name in OPS:
             raise UserError(f"an operation '{self.name}' is there already; give this one another name")
-        OPS[self.name] = self
 
     def __call__(self, *args: Any) -> Any:
+        if len(args) != len(self.arguments):
+            raise UserError(f"{self.schema} takes {len(self.arguments)} arguments, not {len(args)}")
         key = self.key(args)
         if key == Key.MODE:
             return self._through_mode(args)

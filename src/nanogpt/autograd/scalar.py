@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from numbers import Real
 from operator import attrgetter
 
 from nanogpt.autograd.order import topological
@@ -34,7 +35,7 @@ class Value:
         self, data: Number, parents: tuple[Value, ...] = (), slopes: tuple[Number, ...] = (), op: str = "",
         label: str = "",
     ) -> None:  # fmt: skip
-        if not isinstance(data, (int, float)):  # numpy's float64 is a float
+        if not isinstance(data, (int, float, Real)):  # numpy's numbers are real ones
             raise UserError(f"Value({data!r}): a Value holds one number; nearest: [Value(x) for x in ...]")
         self.data, self.grad, self.op, self.label = data, 0.0, op, label
         self.parents, self.slopes = parents, slopes
@@ -48,7 +49,7 @@ class Value:
         return Value(self.data * other.data, (self, other), (other.data, self.data), "*")
 
     def __pow__(self, power: Number) -> Value:
-        if not isinstance(power, (int, float)):
+        if not isinstance(power, Real):
             raise UserError(f"a power is a plain number, not {type(power).__name__}; nearest: (b * a.log()).exp()")
         slope = power * self.data ** (power - 1) if power else 0.0
         return Value(self.data**power, (self,), (slope,), f"**{power}")

@@ -70,6 +70,7 @@ class Saved:
         self.version, self.described = tensor.version, f"{tensor.dtype} {tensor.shape}"
         self.unpacking: Callable[[Any], Tensor] | None = None
         self.own, self.kept = own, kept
+        self.history = tensor.node() if tensor.requires_grad and not own else None
         if _state.packing:
             pack, self.unpacking = _state.packing[-1]
             with no_grad():
@@ -77,17 +78,17 @@ class Saved:
 
     def unpack(self, node: Node) -> Tensor:
         """Raises UserError where the numbers are no longer those that were saved."""
-        if self.unpacking is not None:
-            return self.unpacking(self.kept)
-        tensor: Tensor = self.kept
-        if tensor.version != self.version:
+        if self.unpacking is None and self.kept.version != self.version:
             raise UserError(
                 f"{node.name} needs a tensor ({self.described}) as it was at version {self.version}, but it was "
-                f"changed in place and is at version {tensor.version}; nearest: change a copy, x.clone()"
+                f"changed in place and is at version {self.kept.version}; nearest: change a copy, x.clone()"
             )
-        if self.own:
-            tensor = tensor.detach()
-            tensor.grad_fn, tensor.requires_grad = node, True
+        if self.unpacking is None and not self.own:
+            return self.kept
+        tensor: Tensor = self.kept if self.unpacking is None else self.unpacking(self.kept)
+        tensor = tensor.detach()  # with its place in the graph, for gradients of gradients
+        tensor.grad_fn = node if self.own else self.history
+        tensor.requires_grad = tensor.grad_fn is not None
         return tensor
 
 
@@ -178,8 +179,16 @@ class Differentiable(Operator):
     def __init__(self, schema: str, formulas: dict[str, Callable[..., Tensor]]) -> None:
         super().__init__(schema)
         self.formulas = formulas
+        if unknown := set(formulas) - set(self.arguments):
+            raise UserError(f"{schema} has a formula for {', '.join(sorted(unknown))}, which it does not take")
         self.needs = {name: f.__code__.co_varnames[1 : f.__code__.co_argcount] for name, f in formulas.items()}
+        known = {"out", *(f"{a}{of}" for a in self.arguments for of in ("", "_shape", "_dtype"))}
+        for name, needs in self.needs.items():
+            if unknown := set(needs) - known:
+                raise UserError(f"{schema}: the formula of '{name}' names {', '.join(sorted(unknown))}; it may name "
+                                f"g and {', '.join(sorted(known))}")  # fmt: skip
         self.kernels[Key.AUTOGRAD] = self._record
+        OPS[self.name] = self
 
     def wanted(self, flags: Iterator[bool]) -> set[str]:
         """What the formulas of the arguments that are flagged need."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +24,8 @@ class Tensor(Strided):
     requires_grad: operations on it are recorded. grad: d(result)/d(this) of a leaf, after `result.backward()`.
     grad_fn: the node that made it; None for a leaf.
     """
+
+    __array_ufunc__ = None  # numpy leaves `np.float64(2) * x` to us
 
     def __init__(self, storage: Storage, shape: Shape, strides: Shape, offset: int = 0) -> None:
         super().__init__(storage, shape, strides, offset)
@@ -97,6 +99,8 @@ class Tensor(Strided):
         recorded = is_recording()
         if recorded and self.requires_grad and self.is_leaf:
             raise UserError("a leaf that requires a gradient cannot be changed in place; nearest: with no_grad():")
+        if any(s == 0 and n > 1 for s, n in zip(self.strides, self.shape, strict=True)):
+            raise UserError(f"several numbers of this tensor {self.shape} are one in memory; nearest: .clone()")
         out = work(self.clone() if recorded else self)
         changed = recorded and (out.requires_grad or self.requires_grad)
         if changed and self.base is not None:
@@ -260,6 +264,9 @@ class Tensor(Strided):
         for item in items:
             out, dim = _cut(out, dim, item)
         return out
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[n] for n in range(len(self)))
 
     def tolist(self) -> Any:
         return self.numpy().tolist()
