@@ -187,7 +187,8 @@ stream = View(
 lens = View(
     "Depth",
     "Loss by depth",
-    "The loss if the model stopped after each block and its stream went through the last norm and the head.",
+    "The loss if the model stopped after each block and its stream went through the last norm and the head. Bars: one "
+    "standard error over the few tokens at which it is asked.",
     draw_lens,
     has("lens/loss"),
 )

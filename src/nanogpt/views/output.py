@@ -200,21 +200,23 @@ output = View(
 calibration = View(
     "Output",
     "Calibration",
-    "On the diagonal a model is right as often as it is sure; below, it is too sure of itself.",
+    "On the diagonal a model is right as often as it is sure; below, it is too sure of itself. Bars: one standard "
+    "error, of the few tokens of the probe.",
     draw_calibration,
     has("output/calibration", 3),
 )
 position = View(
     "Output",
     "Loss by position",
-    "A model that uses its context predicts better the more of it there is.",
+    "A model that uses its context predicts better the more of it there is. Bars: one standard error; point at a place "
+    "for its tokens.",
     draw_position,
     has("output/position", 3),
 )
 frequency = View(
     "Output",
     "Loss by token frequency",
-    "Common tokens are learned first.",
+    "Common tokens are learned first. Bars: one standard error; point at a tenth for its tokens.",
     draw_frequency,
     has("output/frequency", 3),
 )

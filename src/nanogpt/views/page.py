@@ -132,9 +132,8 @@ def _of_run(name: str, rows: Sequence[Finding]) -> str:
         + "</li>"
         for row in ill
     )
-    rest = (
-        f'<li class="good"><span class="mark" aria-hidden="true">✔</span> {well} layers are well</li>' if well else ""
-    )
+    many = f"{well} layers are well" if well != 1 else "1 layer is well"
+    rest = f'<li class="good"><span class="mark" aria-hidden="true">✔</span> {many}</li>' if well else ""
     head = f"<h3>{escape(name)}</h3>" if name else ""
     return f'{head}<ul class="findings">{items}{rest}</ul>'
 
