@@ -114,7 +114,8 @@ def check_step(config: ModelConfig, seed: int) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert parameter.grad.isfinite().all(), name
-        if name.startswith("embed") and "window=1" not in str(resolved.mixer):
+        alone = "hidden=1," in resolved.head  # the norm of one number is constant, and one unit may be silent
+        if name.startswith("embed") and "window=1" not in str(resolved.mixer) and not alone:
             assert parameter.grad.any(), name
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.step()
