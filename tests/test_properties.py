@@ -111,15 +111,16 @@ def check_step(config: ModelConfig, seed: int) -> None:
     terms["loss"].backward()
     assert terms["loss"].isfinite()
     resolved = resolve_model(config)
+    # The norm of one number is constant; few units behind a threshold may all be silent: nothing gets through a head so.
+    silent = "hidden=1," in resolved.head or "threshold" in resolved.head
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert parameter.grad.isfinite().all(), name
-        alone = "hidden=1," in resolved.head  # the norm of one number is constant, and one unit may be silent
-        if name.startswith("embed") and "window=1" not in str(resolved.mixer) and not alone:
+        if name.startswith("embed") and "window=1" not in str(resolved.mixer) and not silent:
             assert parameter.grad.any(), name
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.step()
-    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert silent or any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def check_books(config: ModelConfig, seed: int) -> None:
