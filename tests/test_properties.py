@@ -111,7 +111,7 @@ def check_step(config: ModelConfig, seed: int) -> None:
     terms["loss"].backward()
     assert terms["loss"].isfinite()
     resolved = resolve_model(config)
-    # The norm of one number is constant; few units behind a threshold may all be silent: nothing gets through a head so.
+    # The norm of one number is constant; few units behind a threshold may all be silent: then nothing gets through.
     silent = "hidden=1," in resolved.head or "threshold" in resolved.head
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
