@@ -33,8 +33,8 @@ from nanogpt.config import ModelConfig, compose
 from nanogpt.generate import Sampling, generate
 from nanogpt.hub.export import to_theirs
 from nanogpt.hub.source import WEIGHTS
+from nanogpt.kernels.prepared import Precision, prepared
 from nanogpt.model.language_model import LanguageModel, resolve_model
-from nanogpt.model.prepared import Precision, prepared
 
 PRESET, FIRST = "stories110m", 1
 GREEDY, SAMPLED = Sampling(temperature=0), Sampling(temperature=1)

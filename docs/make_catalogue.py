@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from nanogpt.activations import ACTIVATIONS
 from nanogpt.config import presets, read_preset, validate
-from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.parts import build, knobs_of
 from nanogpt.show import AXES
 from nanogpt.spec import Spec, parse, parse_depth

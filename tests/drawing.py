@@ -13,15 +13,15 @@ from typing import Any
 from hypothesis import assume, note
 from hypothesis import strategies as st
 
+from nanogpt.activations import ACTIVATIONS
+from nanogpt.classic.smoothing import SMOOTHINGS
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
-from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.ends import EMBEDS, HEADS
 from nanogpt.model.language_model import resolve_model
 from nanogpt.model.norms import NORMS
 from nanogpt.model.positions import SCALINGS
 from nanogpt.model.residuals import RESIDUALS
-from nanogpt.model.smoothing import SMOOTHINGS
 from nanogpt.parts import knobs_of
 from nanogpt.show import AXES
 

@@ -13,8 +13,8 @@ from scipy.interpolate import BSpline
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
+from nanogpt.activations import ACTIVATIONS
 from nanogpt.errors import UserError
-from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.optim.groups import groups
 from nanogpt.optim.optimizers import make_optimizers
 from nanogpt.parts import build

@@ -1,4 +1,4 @@
-"""Causal attention in blocks (model/causal.py) against the formula written out in float64."""
+"""Causal attention in blocks (kernels/causal.py) against the formula written out in float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogpt.model.causal import BLOCK, LONGEST, attend_causally, suits
+from nanogpt.kernels.causal import BLOCK, LONGEST, attend_causally, suits
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

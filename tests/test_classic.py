@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nanogpt.classic.networks import Perceptron, Tree
 from nanogpt.config import compose
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
-from nanogpt.model.classic import Perceptron, Tree
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from tests.helpers import VOCAB, count, make, model_config, scramble, scrambled, tokens
 

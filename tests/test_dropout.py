@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nanogpt.model.dropout import dropout
+from nanogpt.kernels.dropout import dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,9 +12,9 @@ from scipy.stats import chisquare
 
 from nanogpt.errors import UserError
 from nanogpt.generate import Sampling, choose, distribution, generate, stream
-from nanogpt.model import prepared as preparing
+from nanogpt.kernels import prepared as preparing
+from nanogpt.kernels.prepared import Prepared, prepared
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.prepared import Prepared, prepared
 from tests.helpers import TINY, VOCAB, scrambled
 
 GREEDY = Sampling(temperature=0)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from benchmarks import coordinate_check
 from nanogpt.errors import UserError
-from nanogpt.model.init import initialise
+from nanogpt.init.base import initialise
+from nanogpt.init.roles import MATRICES, VECTORS, Role, fans, roles
+from nanogpt.init.schemes import CUT_STD, SCHEMES, Kaiming, Normal
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.roles import MATRICES, VECTORS, Role, fans, roles
-from nanogpt.model.schemes import CUT_STD, SCHEMES, Kaiming, Normal
 from nanogpt.parts import build
 from tests.helpers import TINY, VOCAB, make, model_config, tokens
 

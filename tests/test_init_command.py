@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from nanogpt.cli import app
 from nanogpt.config import compose, presets
 from nanogpt.errors import UserError
+from nanogpt.init.schemes import SCHEMES
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.schemes import SCHEMES
 from nanogpt.observers.initial import Start, examine, warnings_at_start
 from nanogpt.observers.look import look, probe_of_config
 from nanogpt.observers.probes import Probe, Words

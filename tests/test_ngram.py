@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from nanogpt.classic.ngram import NGram
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.ngram import NGram
 from tests.helpers import make, model_config
 
 V = 7

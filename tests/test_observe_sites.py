@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogpt.model.activations import ACTIVATIONS
+from nanogpt.activations import ACTIVATIONS
 from nanogpt.observers.look import Probe, look
 from nanogpt.observers.rest import is_activation, rest_of
 from nanogpt.observers.sites import sites

@@ -481,7 +481,7 @@ def mistakes(tmp_path: Path) -> Path:
         ("position", "@:Turn", ["model.position: ", "mine.py:Turn, line ", "NameError"]),
         ("head", "@:Head(short=1)", ["model.head: ", "(1, 8, 13)", "(1, 8, 12)"]),
         ("objective", "@:Loss", ["model.objective: ", "mine.py:Loss"]),
-        ("init", "@:Fill", ["model.init: ", "mine.py:Fill", "fill", "nanogpt.model.init.Scheme"]),
+        ("init", "@:Fill", ["model.init: ", "mine.py:Fill", "fill", "nanogpt.init.base.Scheme"]),
     ],
 )  # fmt: skip
 def test_what_a_part_of_your_own_gets_wrong_is_said_in_one_line_before_it_sees_data(

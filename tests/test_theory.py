@@ -13,10 +13,10 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from nanogpt.model.activations import ACTIVATIONS
+from nanogpt.activations import ACTIVATIONS
+from nanogpt.init.schemes import SCHEMES
 from nanogpt.model.blocks import LAYOUTS
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.schemes import SCHEMES
 from nanogpt.observers.gaussian import through, units
 from nanogpt.observers.remedy import powers
 from nanogpt.observers.rest import rest_of

@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 
+from nanogpt.classic.window import HashedNGrams
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import resolve_model
-from nanogpt.model.window import HashedNGrams
 from tests.helpers import VOCAB, count, make, model_config, scrambled, tokens
 
 SEED = random.randrange(10**6)

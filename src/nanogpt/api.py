@@ -19,8 +19,8 @@ from nanogpt.data.shards import prepare as prepare_tokens
 from nanogpt.data.summary import summary
 from nanogpt.errors import RunError, UserError
 from nanogpt.generate import Sampling, generate
+from nanogpt.kernels.prepared import Precision, prepared
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.prepared import Precision, prepared
 from nanogpt.notebook import Comparison, compare
 from nanogpt.observers.attach import attach
 from nanogpt.observers.observer import observe

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from nanogpt.errors import UserError
+from nanogpt.kernels.prepared import Precision, prepared
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.part import Cache
-from nanogpt.model.prepared import Precision, prepared
 
 AT_ONCE = 2**16
 """Probabilities worked out at once: these fit a cache, where a batch of a large vocabulary takes ten times as long."""

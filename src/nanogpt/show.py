@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from nanogpt.activations import ACTIVATIONS
+from nanogpt.classic.smoothing import SMOOTHINGS
 from nanogpt.config import ModelConfig, RunConfig
 from nanogpt.cost import cost
-from nanogpt.model.activations import ACTIVATIONS
+from nanogpt.init.schemes import SCHEMES
 from nanogpt.model.blocks import LAYOUTS
 from nanogpt.model.ends import EMBEDS, HEADS
 from nanogpt.model.ffn import FFNS
@@ -23,8 +25,6 @@ from nanogpt.model.objectives import OBJECTIVES
 from nanogpt.model.positions import POSITIONS, Position
 from nanogpt.model.residuals import RESIDUALS
 from nanogpt.model.scalings import SCALINGS
-from nanogpt.model.schemes import SCHEMES
-from nanogpt.model.smoothing import SMOOTHINGS
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build, knobs_of, signature

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from nanogpt.activations import ACTIVATIONS
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
 from nanogpt.hub.expressions import Template, evaluate, read, solve
 from nanogpt.hub.families import PER_LAYER, Family, Values, families, read_keys, to_model
-from nanogpt.model.activations import ACTIVATIONS
 from nanogpt.model.ffn import FFNS
 from nanogpt.model.language_model import resolve_model
 from nanogpt.model.mixers import MIXERS

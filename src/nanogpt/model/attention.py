@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
-from nanogpt.model import causal as blocks
-from nanogpt.model.dropout import dropout as drop
+from nanogpt.kernels import causal as blocks
+from nanogpt.kernels.dropout import dropout as drop
 from nanogpt.model.ends import cap
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS

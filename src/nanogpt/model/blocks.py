@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
-from nanogpt.model.dropout import dropout
+from nanogpt.kernels.dropout import dropout
 from nanogpt.model.ffn import FFNS
 from nanogpt.model.mixers import MIXERS
 from nanogpt.model.norms import NORMS

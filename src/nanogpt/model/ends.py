@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.classic.networks import Perceptron, Tree, WindowEmbedding
+from nanogpt.classic.ngram import NGram
+from nanogpt.classic.window import HashedNGrams
 from nanogpt.errors import UserError
-from nanogpt.model.classic import Perceptron, Tree, WindowEmbedding
-from nanogpt.model.dropout import dropout
+from nanogpt.kernels.dropout import dropout
 from nanogpt.model.linear import Linear
-from nanogpt.model.ngram import NGram
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Part, Rule
-from nanogpt.model.window import HashedNGrams
 from nanogpt.parts import at_least, between, build
 
 

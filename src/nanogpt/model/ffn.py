@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nanogpt.activations import ACTIVATIONS
+from nanogpt.activations.base import keeping, mean
 from nanogpt.errors import UserError
-from nanogpt.model.activations import ACTIVATIONS
-from nanogpt.model.activations.base import keeping, mean
-from nanogpt.model.dropout import dropout
+from nanogpt.kernels.dropout import dropout
 from nanogpt.model.linear import Linear
 from nanogpt.model.part import Flow, Nothing, Part
 from nanogpt.parts import at_least, between, build, divides, number

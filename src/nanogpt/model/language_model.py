@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from nanogpt.config import ModelConfig
 from nanogpt.errors import UserError
+from nanogpt.init.base import Scheme, initialise, rates
+from nanogpt.init.roles import roles as parameter_roles
+from nanogpt.init.schemes import SCHEMES
 from nanogpt.model.blocks import LAYOUTS, Block
 from nanogpt.model.ends import EMBEDS, HEADS
-from nanogpt.model.init import Scheme, initialise, rates
 from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import IGNORED, OBJECTIVES
 from nanogpt.model.part import Cache, Flow, Part, flops
 from nanogpt.model.positions import POSITIONS, Position
 from nanogpt.model.rehearsal import rehearse
-from nanogpt.model.roles import roles as parameter_roles
 from nanogpt.model.rules import check_compatible
-from nanogpt.model.schemes import SCHEMES
 from nanogpt.parts import build, field, is_users, must_be, number
 from nanogpt.spec import Spec, expand
 
@@ -97,7 +97,7 @@ class LanguageModel(nn.Module):
         return parts, of
 
     def initialise(self, seed: int) -> None:
-        """Fill every parameter by the rule of its role (init.py)."""
+        """Fill every parameter by the rule of its role (init/base.py)."""
         initialise(self, self.scheme, seed)
 
     def roles(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ LARGEST = 2**52
 class Linear(nn.Linear):
     """y = x W^T (+ b), (..., n_in) -> (..., n_out).
 
-    role: "hidden" reads the stream, "residual" writes to it, "head" makes logits (see init.py).
+    role: "hidden" reads the stream, "residual" writes to it, "head" makes logits (see init/roles.py).
     gain: of the activation that *feeds* this matrix, so that its output keeps the variance
         (He et al. 2015, eq. 10, is the gain sqrt(2) after a ReLU).
     then: gain of the activation that *follows* it, by which `torch.nn.init` and makemore scale.
@@ -28,4 +28,4 @@ class Linear(nn.Linear):
         self.role, self.gain, self.then = role, gain, then
 
     def reset_parameters(self) -> None:
-        """Nothing: initial weights come from one rule for the whole model, in init.py."""
+        """Nothing: initial weights come from one rule for the whole model, in init/base.py."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from nanogpt.classic.average import Average
+from nanogpt.classic.convolution import Convolution
+from nanogpt.classic.recurrent import GRU, LSTM, RNN
 from nanogpt.model.attention import Attention
-from nanogpt.model.average import Average
-from nanogpt.model.convolution import Convolution
 from nanogpt.model.part import Nothing
-from nanogpt.model.recurrent import GRU, LSTM, RNN
 
 MIXERS = {
     "none": Nothing,

@@ -104,7 +104,7 @@ class Part(nn.Module):
     """Whether it goes through the tokens one by one: a compiler would unroll that loop, for minutes."""
 
     def rules(self) -> dict[str, Rule]:
-        """How each of its own parameters starts: a role (see init.py) or a function that fills it."""
+        """How each of its own parameters starts: a role (see init/roles.py) or a function that fills it."""
         return {}
 
     def flops(self, tokens: int, context: int) -> float:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
+from nanogpt.init.schemes import ByRole, Zeros
+from nanogpt.init.schemes import DeepNorm as DeepNormScheme
 from nanogpt.model.ends import NoHead, TiedHead
 from nanogpt.model.norms import BatchNorm
 from nanogpt.model.part import Nothing
 from nanogpt.model.positions import Position
 from nanogpt.model.residuals import LayerScale, ReZero
-from nanogpt.model.schemes import ByRole, Zeros
-from nanogpt.model.schemes import DeepNorm as DeepNormScheme
 from nanogpt.parts import is_users, number
 
 if TYPE_CHECKING:

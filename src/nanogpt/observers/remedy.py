@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nanogpt.config import RunConfig, change
 from nanogpt.errors import UserError
-from nanogpt.model.init import Scheme
+from nanogpt.init.base import Scheme
+from nanogpt.init.roles import Role, roles
+from nanogpt.init.schemes import SCHEMES
 from nanogpt.model.language_model import LanguageModel
-from nanogpt.model.roles import Role, roles
-from nanogpt.model.schemes import SCHEMES
 from nanogpt.observers.checks.cures import LIVELY
 from nanogpt.observers.initial import Start, a_pass, examine
 from nanogpt.observers.look import Probe, look, probe_of_config

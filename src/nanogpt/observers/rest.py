@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from nanogpt.model.activations import Activation, Identity
+from nanogpt.activations import Activation, Identity
 
 NEAR = 0.015
 """Share of a bounded activation's range within which it counts as saturated: of tanh it is |t| > 0.97, Karpathy's."""

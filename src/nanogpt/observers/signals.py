@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt.model.activations import Activation
+from nanogpt.activations import Activation
 from nanogpt.model.attention import Attend
 from nanogpt.model.part import Part
 from nanogpt.observers.gaussian import through, units

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanogpt.model.activations import Identity
+from nanogpt.activations import Identity
 from nanogpt.model.ffn import Gated
 from nanogpt.observers.rest import PRODUCT, Rest, is_activation, rest_of
 from nanogpt.observers.statistics import Rows

@@ -24,7 +24,7 @@ class Groups(NamedTuple):
     """Biases, gains, scales: never decayed (nanoGPT's rule: decay pulls on what multiplies, not on what shifts)."""
 
     rates: Mapping[Tensor, float] = MappingProxyType({})
-    """Factor on the learning rate of those whose factor is not 1 (muP: model/schemes.py)."""
+    """Factor on the learning rate of those whose factor is not 1 (muP: init/schemes.py)."""
 
     @property
     def decayed(self) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
-from nanogpt.model.roles import Role, roles
+from nanogpt.init.roles import Role, roles
 
 
 class Scheme:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt.model.activations.base import Activation, keeping, mean
+from nanogpt.activations.base import Activation, keeping, mean
 from nanogpt.parts import at_least
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.activations.base import Activation
+from nanogpt.activations.smooth import SiLU
 from nanogpt.errors import UserError
-from nanogpt.model.activations.base import Activation
-from nanogpt.model.activations.smooth import SiLU
 from nanogpt.model.part import Rule
 from nanogpt.parts import at_least, between
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nanogpt.model.init import Scheme
-from nanogpt.model.roles import TABLES, Role, fans
+from nanogpt.init.base import Scheme
+from nanogpt.init.roles import TABLES, Role, fans
 from nanogpt.parts import at_least, build, must_be
 
 CUT = 2.0

@@ -7,8 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogpt.activations.base import Activation, below, density, keeping, mean
 from nanogpt.errors import UserError
-from nanogpt.model.activations.base import Activation, below, density, keeping, mean
 from nanogpt.parts import at_least
 
 

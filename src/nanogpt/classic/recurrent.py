@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.activations import ACTIVATIONS, Tanh
 from nanogpt.errors import UserError
-from nanogpt.model.activations import ACTIVATIONS, Tanh
 from nanogpt.model.linear import Linear
 from nanogpt.model.part import Flow, Part, Rule
 from nanogpt.parts import at_least, build, number

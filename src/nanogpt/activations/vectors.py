@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogpt.activations.base import Activation, below, keeping, mean
 from nanogpt.errors import UserError
-from nanogpt.model.activations.base import Activation, below, keeping, mean
 from nanogpt.parts import at_least
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanogpt.classic.counts import count, rows_ending_at
+from nanogpt.classic.smoothing import SMOOTHINGS, Smoothing
 from nanogpt.errors import UserError
-from nanogpt.model.counts import count, rows_ending_at
 from nanogpt.model.part import Flow, Part
-from nanogpt.model.smoothing import SMOOTHINGS, Smoothing
 from nanogpt.parts import between, build
 
 
@@ -29,7 +29,7 @@ class NGram(Part):
     `fit` counts the training text. At a text's beginning the context is shorter; a document begins with
     <|endoftext|>, which is the context of its first token. A probability of 0, which only add(k=0) gives, is written
     as the smallest number of its format (87 nats in fp32), so that every loss is finite.
-    order: tokens of an n-gram, the predicted one counted: 2 is the bigram. smoothing: of `nanogpt.model.smoothing`:
+    order: tokens of an n-gram, the predicted one counted: 2 is the bigram. smoothing: of `nanogpt.classic.smoothing`:
     add(k), kneser_ney(discounts), interpolated(held_out). Shannon 1948; Jelinek & Mercer 1980; Chen & Goodman 1998.
     """
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.activations.base import Learned, keeping, mean
 from nanogpt.errors import UserError
-from nanogpt.model.activations.base import Learned, keeping, mean
 
 
 class PReLU(Learned):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.model.dropout import dropout
+from nanogpt.kernels.dropout import dropout
 from nanogpt.model.part import Flow, Part, Rule
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64

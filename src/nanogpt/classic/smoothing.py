@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nanogpt.model.counts import Table, count, lookup, rows_ending_at
+from nanogpt.classic.counts import Table, count, lookup, rows_ending_at
 from nanogpt.model.part import Part
 from nanogpt.parts import at_least, between
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt.model.activations.base import Activation
+from nanogpt.activations.base import Activation
 
 
 class Softplus(Activation):

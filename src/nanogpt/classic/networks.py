@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogpt.activations import ACTIVATIONS
+from nanogpt.classic.window import Window
 from nanogpt.errors import UserError
-from nanogpt.model.activations import ACTIVATIONS
-from nanogpt.model.dropout import dropout
+from nanogpt.kernels.dropout import dropout
 from nanogpt.model.linear import Linear
 from nanogpt.model.norms import NORMS
 from nanogpt.model.part import Flow, Part, Rule, flops
-from nanogpt.model.window import Window
 from nanogpt.parts import at_least, between, build, divides, number
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nanogpt.model.activations import learned, rectifiers, saturating, smooth, spline, vectors
-from nanogpt.model.activations.base import Activation, Identity
-from nanogpt.model.activations.saturating import Tanh
+from nanogpt.activations import learned, rectifiers, saturating, smooth, spline, vectors
+from nanogpt.activations.base import Activation, Identity
+from nanogpt.activations.saturating import Tanh
 
 __all__ = ["ACTIVATIONS", "Activation", "Identity", "Tanh"]
 
