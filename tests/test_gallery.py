@@ -156,7 +156,8 @@ def test_side_by_side_says_what_differs_and_nothing_else() -> None:
     rows = {row["key"]: row for row in compare(models)}
     assert rows["mixer.qk_norm"] == {"key": "mixer.qk_norm", "values": ["none", "none", "rmsnorm"], "differs": True}
     assert not rows["mixer.kv_heads"]["differs"]
-    assert [row["key"] for row in compare(models[:2]) if row["differs"]] == ["context", "position.scaling", "flops"]
+    assert [row["key"] for row in compare(models[:2]) if row["differs"]] == ["context", "position.scaling"]
+    assert rows["flops.4,096"]["values"][0] == f"{2 * 7_504_658_432 + 32 * 4 * 4096 * 4096:,} a token"
     assert not any(row["differs"] for row in compare([models[0], models[0]]))
 
 

@@ -24,6 +24,7 @@ ORDER = [
     "kernels",
     "model.part",
     "model.linear",
+    "rehearsal",
     "activations",
     "model.norms",
     "init",

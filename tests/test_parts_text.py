@@ -15,8 +15,8 @@ from nanogpt.config import compose
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
-from nanogpt.model.rehearsal import rehearse
 from nanogpt.parts import LARGEST, between, build, divides, parts_from, user_class
+from nanogpt.rehearsal import rehearse
 from nanogpt.spec import Spec
 from nanogpt.training.loop import train
 from tests.helpers import VOCAB, count, make, model_config, tokens

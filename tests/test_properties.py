@@ -14,7 +14,7 @@ from nanogpt.config import ModelConfig
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
-from nanogpt.model.rehearsal import rehearse
+from nanogpt.rehearsal import rehearse
 from tests.drawing import CONTEXT, VOCAB, alone, configs, one
 from tests.helpers import count, scramble
 

@@ -4,7 +4,7 @@ one of each distinct layer is built on the meta device, so a model of any size i
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,13 +18,24 @@ from nanogpt.pattern import LAYER_FIELDS
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: by part. flops: forward, a token, in windows of the context. windows: bytes of cache a token, bf16,
-    of the layers that see so many tokens (0: all). loops: whether a part goes through the tokens one by one."""
+    """parameters: by part. windows: bytes of cache a token, bf16, of the layers that see so many tokens (0: all).
+    loops: whether a part goes through the tokens one by one. context: of the configuration."""
 
     parameters: dict[str, int]
-    flops: float
     windows: dict[int, int]
     loops: bool
+    context: int
+    parts: list[tuple[nn.Module, int]] = field(repr=False)
+    """Each distinct one on the meta device, and how many there are of it."""
+
+    def flops_at(self, tokens: int) -> float:
+        """Forward, a token, in windows of so many."""
+        return sum(count * flops(part, 1, tokens) for part, count in self.parts)
+
+    @property
+    def flops(self) -> float:
+        """Forward, a token, in windows of the context."""
+        return self.flops_at(self.context)
 
     @property
     def cache_bytes(self) -> int:
@@ -53,24 +64,24 @@ def cost(config: ModelConfig) -> Cost:
     with torch.device("meta"):
         model = LanguageModel(config, only=sorted(first.values()))
     parameters: Counter[str] = Counter()
-    operations = 0.0
+    parts: list[tuple[nn.Module, int]] = []
     windows: Counter[int] = Counter()
     for name, child in model.named_children():
         if name != "blocks":
             parameters[name] += _count(child)
-            operations += flops(child, 1, config.context)
+            parts.append((child, 1))
     for block, index in zip(model.blocks, sorted(first.values()), strict=True):
         copies = kinds[_kind(layers, index)]
         for name, child in block.named_children():
             kind = "norm" if name.endswith("_norm") else "layout" if name.endswith("_residual") else name
             parameters[kind] += copies * _count(child)
         parameters["layout"] += copies * sum(p.numel() for p in block.parameters(recurse=False))
-        operations += copies * flops(block, 1, config.context)
+        parts.append((block, copies))
         for part in block.modules():
             windows[number(part, "window", 0)] += copies * 2 * getattr(part, "cache_numbers", lambda: 0)()
     loops = any(getattr(m, "loops", False) for m in model.modules())
     windows = Counter({window: size for window, size in windows.items() if size})
-    return Cost({k: v for k, v in parameters.items() if v}, operations, dict(windows), loops)
+    return Cost({k: v for k, v in parameters.items() if v}, dict(windows), loops, config.context, parts)
 
 
 def _kind(layers: list[tuple[str, ...]], index: int) -> tuple[bool, bool, tuple[str, ...]]:

@@ -78,6 +78,9 @@ def first_sentence(part: Any) -> str:
 
 AT = (4096, 131072)
 """Tokens at which the cache is told, besides the model's context."""
+WINDOWS = tuple(2**n for n in range(AT[0].bit_length()))
+"""In which operations are counted, where the context has room for them: models side by side take the longest that fits
+all of them."""
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -99,6 +102,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "parameters": total.parameters,
         "total_parameters": total.total,
         "flops_per_token": total.flops,
+        "flops_per_token_at": {str(n): total.flops_at(n) for n in WINDOWS if n <= model.context},
         "training_flops_per_token": total.training_flops,
         "cache_bytes_per_token": total.cache_bytes,
         "cache_bytes_at_context": total.cache_bytes * model.context,
@@ -244,7 +248,8 @@ ENDS = ("embed", "head", "init", "objective")
 
 def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Models side by side: rows of {"key", "values", "differs"}. A knob has a row where some model says it."""
-    found = [_facts(facts) for facts in models]
+    window = max(set[str].intersection(*(set(facts["flops_per_token_at"]) for facts in models)), key=int)
+    found = [_facts(facts, window) for facts in models]
     order: dict[str, int] = {}
     for rows, _ in found:
         for key in rows:
@@ -257,8 +262,8 @@ def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def _facts(facts: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Everything that can be compared, and the keys of what this model says of itself."""
+def _facts(facts: dict[str, Any], window: str) -> tuple[dict[str, str], list[str]]:
+    """Everything that can be compared, and the keys of what this model says of itself. window: of the operations."""
     model = facts["model"]
     config = ModelConfig.model_validate(model)
     rows = {"parameters": f"{facts['total_parameters']:,}"}
@@ -277,7 +282,7 @@ def _facts(facts: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
             *(f"{axis}.{k}" for spec in dict.fromkeys(map(str, specs)) for k in said(parse(spec), config, table)),
         ]
     costs = {
-        "flops": f"{facts['flops_per_token']:,.0f} a token in {model['context']:,}",
+        f"flops.{int(window):,}": f"{facts['flops_per_token_at'][window]:,.0f} a token",
         "cache": f"{size(facts['cache_bytes_per_token'])} a token",
     }
     costs |= {f"cache.{int(n):,}": size(b) for n, b in facts["cache_bytes_at"].items()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.part import Part, Rule
+from nanogpt.parts import number
 
 
 class Activation(Part):
@@ -47,6 +48,11 @@ class Learned(Activation):
 
     def rules(self) -> dict[str, Rule]:
         return {name: partial(nn.init.constant_, val=start) for name, start in self._starts.items()}
+
+
+def widths(act: nn.Module) -> tuple[int, int]:
+    """How many numbers an activation, a user's too, takes and gives for each unit."""
+    return number(act, "inputs", 1), number(act, "outputs", 1)
 
 
 def keeping(power: float) -> float:

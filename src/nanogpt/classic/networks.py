@@ -1,4 +1,4 @@
-"""The networks before attention: an embedding that sees a window of words, and heads that are whole networks.
+"""The networks before attention: an embedding that sees a window of words, plain layers, heads that are whole networks.
 
 B batch, T tokens, V vocabulary, N tokens in a window, W width of one token's vector, D = N W, H hidden.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpt.activations import ACTIVATIONS
+from nanogpt.activations.base import widths
 from nanogpt.classic.window import Window
 from nanogpt.errors import UserError
 from nanogpt.kernels.dropout import dropout
@@ -54,6 +55,31 @@ class WindowEmbedding(Part):
         return 0.0
 
 
+class Dense(Part):
+    """act(x W + b), W (D, D): one matrix and an activation, a layer of the networks before residual streams. Bengio et
+    al. 2003; makemore (Karpathy 2022).
+
+    It has its place under layout=none without residuals, where the ffn of each layer reads that of the layer below.
+    An activation that takes i numbers a unit and gives o makes W (D, i D / o), so that D come out. All but the first
+    layer's W reads what its like gave, so an initialisation allows for that activation (He et al. 2015).
+    act: the activation. bias: "zeros" learns b.
+    """
+
+    def __init__(self, *, dim: int, layer: int, act: str = "tanh", bias: Literal["none", "zeros"] = "none") -> None:
+        super().__init__()
+        self.act = build(ACTIVATIONS, act, dim=dim)
+        inputs, outputs = widths(self.act)
+        if outputs > 1:
+            divides(f"{self.act.spec.name}'s numbers a unit", outputs, "dim", dim)
+            self.act = build(ACTIVATIONS, act, dim=dim // outputs)
+        gain = number(self.act, "gain", 1.0)
+        n_out = dim // outputs * inputs
+        self.up = Linear(dim, n_out, bias=bias == "zeros", gain=gain if layer else 1.0, then=gain)
+
+    def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
+        return self.act(self.up(x_BTD))
+
+
 class Perceptron(Part):
     """logits = b + W x + U act(norm(d + H x)), H (D, H), U (H, V), W (D, V). Bengio et al. 2003, eq. 1, with
     act = tanh and x from `window`; makemore's MLP (Karpathy 2022) is the same without W.
@@ -83,7 +109,7 @@ class Perceptron(Part):
         self.hidden = hidden
         self.act = build(ACTIVATIONS, act, dim=max(1, hidden))
         self.bias = _which_bias(bias, norm)
-        fed, gives = hidden * number(self.act, "inputs", 1), hidden * number(self.act, "outputs", 1)
+        fed, gives = (hidden * wide for wide in widths(self.act))
         self.norm = build(NORMS, norm if hidden else "none", dim=fed)
         gain, last = number(self.act, "gain", 1.0), self.bias != "none"
         self.up = Linear(dim, fed, bias=self.bias == "all", then=gain) if hidden else None
@@ -132,11 +158,12 @@ class Tree(Part):
         width, feeding = dim // tokens, 1.0
         for _ in range(levels):
             activation = build(ACTIVATIONS, act, dim=hidden)
-            fed, gain = hidden * number(activation, "inputs", 1), number(activation, "gain", 1.0)
+            inputs, outputs = widths(activation)
+            fed, gain = hidden * inputs, number(activation, "gain", 1.0)
             self.ups.append(Linear(fuse * width, fed, bias=self.bias == "all", gain=feeding, then=gain))
             self.norms.append(build(NORMS, norm, dim=fed))
             self.acts.append(activation)
-            width, feeding = hidden * number(activation, "outputs", 1), gain
+            width, feeding = hidden * outputs, gain
         self.act, self.norm = self.acts[0].spec, self.norms[0].spec
         self.out = Linear(width, vocab_size, bias=self.bias != "none", role="head", gain=feeding)
 

@@ -173,11 +173,8 @@ def _check_without_out(dim: int, heads: int, head_dim: int, bias: str) -> None:
             f"; nearest: {f'head_dim={dim // heads}' if dim % heads == 0 else 'out=linear'}"
         )
     if bias in ("out", "all"):
-        raise UserError(f"bias={bias} names the matrix that out=none leaves out; nearest: {_LESS[bias]}")
-
-
-_LESS = {"out": "none", "all": "qkv"}
-"""A word for the biases without that of the output matrix."""
+        less = {"out": "none", "all": "qkv"}[bias]
+        raise UserError(f"bias={bias} names the matrix that out=none leaves out; nearest: {less}")
 
 
 def attend(

@@ -8,20 +8,16 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogpt.activations import ACTIVATIONS
-from nanogpt.activations.base import keeping, mean
+from nanogpt.activations.base import keeping, mean, widths
+from nanogpt.classic.networks import Dense
 from nanogpt.errors import UserError
 from nanogpt.kernels.dropout import dropout
 from nanogpt.model.linear import Linear
 from nanogpt.model.part import Flow, Nothing, Part
-from nanogpt.parts import at_least, between, build, divides, number
-
-
-def widths(act: nn.Module) -> tuple[int, int]:
-    """How many numbers an activation takes and gives for each unit."""
-    return number(act, "inputs", 1), number(act, "outputs", 1)
+from nanogpt.parts import at_least, between, build, number
 
 
 class MLP(Part):
@@ -57,31 +53,6 @@ class MLP(Part):
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         return self.out(dropout(self.act(self.up(x_BTD)), self.dropout, self.training))
-
-
-class Dense(Part):
-    """act(x W + b), W (D, D): one matrix and an activation, a layer of the networks before residual streams. Bengio et
-    al. 2003; makemore (Karpathy 2022).
-
-    It has its place under layout=none without residuals, where the ffn of each layer reads that of the layer below.
-    An activation that takes i numbers a unit and gives o makes W (D, i D / o), so that D come out. All but the first
-    layer's W reads what its like gave, so an initialisation allows for that activation (He et al. 2015).
-    act: the activation. bias: "zeros" learns b.
-    """
-
-    def __init__(self, *, dim: int, layer: int, act: str = "tanh", bias: Literal["none", "zeros"] = "none") -> None:
-        super().__init__()
-        self.act = build(ACTIVATIONS, act, dim=dim)
-        inputs, outputs = widths(self.act)
-        if outputs > 1:
-            divides(f"{self.act.spec.name}'s numbers a unit", outputs, "dim", dim)
-            self.act = build(ACTIVATIONS, act, dim=dim // outputs)
-        gain = number(self.act, "gain", 1.0)
-        n_out = dim // outputs * inputs
-        self.up = Linear(dim, n_out, bias=bias == "zeros", gain=gain if layer else 1.0, then=gain)
-
-    def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
-        return self.act(self.up(x_BTD))
 
 
 class Gated(Part):

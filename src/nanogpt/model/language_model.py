@@ -22,9 +22,9 @@ from nanogpt.model.norms import NORMS
 from nanogpt.model.objectives import IGNORED, OBJECTIVES
 from nanogpt.model.part import Cache, Flow, Part, flops
 from nanogpt.model.positions import POSITIONS, Position
-from nanogpt.model.rehearsal import rehearse
 from nanogpt.model.rules import check_compatible
 from nanogpt.parts import build, field, is_users, must_be, number
+from nanogpt.rehearsal import rehearse
 from nanogpt.spec import Spec, expand
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,8 @@ from nanogpt.errors import UserError
 from nanogpt.model.part import Nothing
 from nanogpt.parts import field, is_users, number
 
-if TYPE_CHECKING:
-    from nanogpt.model.language_model import LanguageModel
 
-
-def rehearse(model: LanguageModel) -> None:
+def rehearse(model: Any) -> None:
     """Run the losses of a few tokens through a model on the meta device. Raises UserError, naming the field."""
     parts = [(path, m) for path, m in model.named_modules() if hasattr(m, "spec")]  # not what a user's part is made of
     handles = [part.register_forward_hook(_shape_check(path, model)) for path, part in parts]
@@ -37,7 +34,7 @@ def rehearse(model: LanguageModel) -> None:
             handle.remove()
 
 
-def _shape_check(path: str, model: LanguageModel) -> Callable[[nn.Module, Any, Any], None]:
+def _shape_check(path: str, model: Any) -> Callable[[nn.Module, Any, Any], None]:
     """A hook for the part at this path; it says nothing where the shape of the output is the part's own affair."""
     last = path.rpartition(".")[2]
     widths = {"embed": model.dim, "head": model.vocab_size}
@@ -62,7 +59,7 @@ def _shape_check(path: str, model: LanguageModel) -> Callable[[nn.Module, Any, A
     return hook
 
 
-def _blame(model: LanguageModel, error: Exception) -> None:
+def _blame(model: Any, error: Exception) -> None:
     """Say whose error it is: of the innermost part of the user's at work, or of what one of them gave to the others."""
     parts = {id(m): (path, m) for path, m in model.named_modules() if is_users(m)}
     what = f"{type(error).__name__}: {error}"
