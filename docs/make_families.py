@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,34 @@ last digit. `python docs/make_families.py` writes these pages from the presets.
     nanogpt train qwen3-8b --scale 10M               the same shape at a size for a laptop
 
 [Beside `transformers`](speed.md): how near each family's logits and text are, and how fast it trains and writes.
+"""
+FURTHER = """
+## A further family
+
+takes no Python: a table in `src/nanogpt/hub/families/` says how its `config.json` names our parts and its tensors ours,
+and a preset is its card. Arcee, ERNIE 4.5, EXAONE 4 and Seed-OSS came that way after the others, and
+`tests/test_parity.py` holds each against `transformers`: logits, loss, gradients, greedy text. All of Arcee's:
+
+```toml
+{table}```
+
+## What the cards were checked against
+
+Parameter counts and cache bytes are equal to a table of exact numbers, in a test. What a count does not see (the eps of
+norms, rotary bases and their scaling, contexts, windows, factors) was compared with stored copies of public
+repositories in November 2026, the hub itself being out of reach:
+
+- LitGPT's table of published models: Gemma 1, 2 and 3 (eps and 270M are not in it), Pythia, Llama 2 to 3.2, TinyLlama,
+  Mistral 7B, OLMo 2 7B and 13B, Phi 3 and 4, Qwen2.5, Qwen3, SmolLM2.
+- torchtune's builders, eps and contexts: Gemma 1 and 2, Llama 2 to 3.2, Mistral 7B, Phi 3 and 4, Qwen2.5, Qwen3.
+- Copies of `config.json`, or of most of one, in other projects: Command R7B, ERNIE 4.5, Granite 3.1, Mistral Small 3.1,
+  OLMo 2 1B, OLMo 3, Phi-3-mini, Seed-OSS, SmolLM3, StarCoder2, and Llama 1's `params.json`. `tests/test_cards.py` reads
+  them through the families' tables, and what comes out must be the card, knob for knob.
+- The authors' code, or code written after it: Gemma 1 and 2 (gemma_pytorch), OLMo 2 32B (OLMo-core), nanochat,
+  llama2.c's stories; Gemma 3 270M (LLMs-from-scratch). Defaults of `transformers`: GPT-2, eps of Gemma 3.
+- Of StableLM 2 only the context and the kinds of its parts were found, not its eps and its rotary base.
+
+All agreed but for one: LitGPT gives Gemma 3 1B a context of 131,072; the card keeps the paper's 32k for its smallest.
 """
 
 
@@ -97,7 +126,9 @@ def write(folder: Path, only: Iterable[str] = ()) -> None:
         text = "\n".join(page(family, ordered, models)) + "\n"
         (folder / "families" / f"{family}.md").write_text(text, encoding="utf-8")
         (folder / "families" / f"{family}.svg").write_text(svg(models[0]), encoding="utf-8")
-    (folder / "families" / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = (resources.files("nanogpt.hub") / "families" / "arcee.toml").read_text(encoding="utf-8")
+    lines.append(FURTHER.format(table=table))
+    (folder / "families" / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
