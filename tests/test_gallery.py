@@ -19,9 +19,10 @@ from nanogpt.diagram import svg, text
 from nanogpt.errors import UserError
 from nanogpt.hub.solve import find_family
 from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.parts import knobs_of
 from nanogpt.pattern import Pattern, pattern, period
 from nanogpt.scale import became, parse_budget, scale_model, scaled, short, shorter
-from nanogpt.show import compare, describe, tensors
+from nanogpt.show import AXES, compare, describe, knob_text, tensors
 from nanogpt.spec import expand, parse
 from nanogpt.wiring import wiring
 from tests.helpers import model_config
@@ -161,12 +162,32 @@ def test_side_by_side_says_what_differs_and_nothing_else() -> None:
     assert not any(row["differs"] for row in compare([models[0], models[0]]))
 
 
+def test_what_differs_is_said_in_words() -> None:
+    rows = {row["key"]: row for row in compare([describe(compose(name)) for name in ("gpt2", "qwen3-0.6b")])}
+    (kv_heads,) = rows["mixer.kv_heads"]["what"]
+    assert (
+        kv_heads
+        == "key and value heads, each shared by heads / kv_heads queries (Ainslie et al. 2023; 1 is Shazeer 2019)."
+    )
+    assert [what[:16] for what in rows["ffn"]["what"]] == ["mlp: act(x W_in)", "swiglu: (act(x W"]
+    assert rows["dim"]["differs"] and not rows["dim"]["what"]
+    assert not rows["layout"]["differs"] and not rows["layout"]["what"]
+    assert "flops.1,024" in rows, "the longest window that both have"
+
+
+def test_every_knob_of_a_model_says_what_it_does() -> None:
+    for axis, (table, supplied) in AXES.items():
+        for name, part in table.items() if axis.startswith(("model.", "(")) else ():
+            for knob in knobs_of(part, dict.fromkeys(supplied)):
+                assert knob_text(part, knob), f"{axis}: {name} has no line '{knob}: ...'"
+
+
 def test_layers_that_differ_are_counted_side_by_side() -> None:
     models = [describe(compose(name)) for name in ("gemma-2-2b", "gemma-3-1b")]
     rows = {row["key"]: row["values"] for row in compare(models)}
     assert rows["mixer.window"] == ["13 x 4096 + 13 x 0", "22 x 512 + 4 x 0"]
-    assert rows["mixer.softcap"] == ["50.0", "0.0"]
-    assert rows["head.softcap"] == ["30.0", "0.0"]
+    assert rows["mixer.softcap"] == ["50", "0"]
+    assert rows["head.softcap"] == ["30", "0"]
     assert rows["pattern"][1] == "AAAAAB AAAAAB AAAAAB AAAAAB AA"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from dataclasses import asdict
 from itertools import groupby
@@ -29,7 +30,7 @@ from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build, knobs_of, signature
 from nanogpt.pattern import LAYER_FIELDS, Pattern, letter, pattern
-from nanogpt.spec import Spec, parse, to_text
+from nanogpt.spec import Spec, Value, parse, to_text
 from nanogpt.tokenizers import TOKENIZERS, expected_size
 from nanogpt.wiring import steps
 
@@ -247,7 +248,7 @@ ENDS = ("embed", "head", "init", "objective")
 
 
 def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Models side by side: rows of {"key", "values", "differs"}. A knob has a row where some model says it."""
+    """Models side by side: rows of {"key", "values", "differs", "what"}. A knob has a row where some model says it."""
     window = max(set[str].intersection(*(set(facts["flops_per_token_at"]) for facts in models)), key=int)
     found = [_facts(facts, window) for facts in models]
     order: dict[str, int] = {}
@@ -258,8 +259,35 @@ def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for key in sorted(said, key=lambda key: order[key.split(".")[0]]):  # the knobs of a part stay together
         values = [rows.get(key, "") for rows, _ in found]
-        table.append({"key": key, "values": values, "differs": len(set(values)) > 1})
+        differs = len(set(values)) > 1
+        what = [said for facts in models if differs and (said := meaning(facts["model"], key))]
+        table.append({"key": key, "values": values, "differs": differs, "what": list(dict.fromkeys(what))})
     return table
+
+
+def meaning(model: dict[str, Any], key: str) -> str:
+    """What a model's part is, or what its knob does, as its documentation says it: "ffn", "mixer.window"."""
+    axis, _, knob = key.partition(".")
+    if axis not in (*LAYER_FIELDS, *ENDS):
+        return ""
+    table = AXES[f"model.{axis}"][0]
+    names = {parse(text).name for text in ([model[axis]] if axis in ENDS else model[axis])}
+    parts = [(name, table[name]) for name in sorted(names) if name in table]
+    said = (knob_text(part, knob) if knob else f"{name}: {first_sentence(part)}" for name, part in parts)
+    return next(filter(None, said), "")
+
+
+def knob_text(part: Any, knob: str) -> str:
+    """What the documentation of a part says after `knob: `, until the next knob or the end of the paragraph."""
+    one = f"(?:{'|'.join(map(re.escape, signature(part)))})"
+    starts = rf"(?:^|(?<=\n)|(?<=\. )){one}(?:,\s+{one})*: "
+    paragraphs = (inspect.getdoc(getattr(part, "func", part)) or "").split("\n\n")
+    for text in paragraphs:
+        found = list(re.finditer(starts, text))
+        for match, after in zip(found, [*(m.start() for m in found[1:]), len(text)], strict=False):
+            if knob in re.split(r",\s+|: ", match[0]):
+                return " ".join(text[match.end() : after].split())
+    return ""
 
 
 def _facts(facts: dict[str, Any], window: str) -> tuple[dict[str, str], list[str]]:
@@ -302,11 +330,15 @@ def _joined(axis: str, specs: list[Spec]) -> dict[str, str]:
     rows: dict[str, str] = {}
     for knob in dict.fromkeys(["", *(k for spec in specs for k in spec.knobs)]):
         counts = Counter(
-            to_text(spec.knobs[knob]) if knob in spec.knobs else spec.name if not knob else "-" for spec in specs
+            _value(spec.knobs[knob]) if knob in spec.knobs else spec.name if not knob else "-" for spec in specs
         )
         many = " + ".join(f"{n} x {value}" for value, n in counts.items())
         rows[f"{axis}.{knob}" if knob else axis] = many if len(counts) > 1 else next(iter(counts), "")
     return rows
+
+
+def _value(value: Value) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else to_text(value)
 
 
 def size(n: float) -> str:

@@ -91,6 +91,9 @@ def _show_side_by_side(names: list[str], rows: list[dict[str, Any]]) -> None:
         made.add_row(mark, row["key"], *row["values"], style="yellow" if row["differs"] else None)
     show_table(made)
     print(f"{sum(row['differs'] for row in rows)} of {len(rows)} rows differ (\u2260)")
+    for row in rows:
+        for said in row["what"]:
+            print(f"  {row['key']}: {said}")
 
 
 def _show_presets(json: bool) -> None:
