@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -120,7 +121,7 @@ def compare(
 
     found = hub.compare(a, b, text)
     if json:
-        return print_json({"a": a, "b": b, **found.as_dict()})
+        return print_json({"a": a, "b": b, **asdict(found)})
     made = table("after", "#largest difference")
     for name, apart in found.layers.items():
         made.add_row(name, f"{apart:.1e}" + (" <- they part here" if name == found.parted else ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,6 @@ class Comparison:
     """Where the streams first differ: embed, blocks.3, head; None where they never do."""
     layers: dict[str, float]
     """Largest difference after each, relative to the largest number there."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def open_model(where: str) -> tuple[LanguageModel, Tokenizer | None]:

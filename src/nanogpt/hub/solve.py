@@ -157,7 +157,7 @@ def _plain(config: ModelConfig) -> ModelConfig:
         return [plain(v) for v in value] if isinstance(value, list) else value
 
     resolved = resolve_model(config)
-    fields: dict[str, Any] = {name: str(plain(_spec(getattr(resolved, name)))) for name in ("embed", "head")}
+    fields: dict[str, Any] = {name: str(plain(_value(getattr(resolved, name)))) for name in ("embed", "head")}
     for name in PER_LAYER:
         specs = expand(getattr(resolved, name), resolved.n_layers)
         fields[name] = [str(plain(spec)) for spec in specs] or ["none"]
@@ -170,11 +170,6 @@ def _base(name: str) -> str:
         if isinstance(made := table.get(name), partial):
             return next((other for other, part in table.items() if part is made.func), name)
     return name
-
-
-def _spec(text: str) -> Spec:
-    value = parse_value(text)
-    return value if isinstance(value, Spec) else Spec(str(value))
 
 
 def _differences(ours: ModelConfig, theirs: ModelConfig, family: str) -> Iterator[str]:
