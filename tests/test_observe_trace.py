@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nanogpt as ng
 from nanogpt.errors import UserError
-from nanogpt.observers.trace import ablate, patch, trace
+from nanogpt.observers.look import Probe, look
+from nanogpt.observers.patch import ablate, patch
+from nanogpt.observers.trace import trace
 from tests.helpers import VOCAB, scrambled, tokens
 
 
@@ -109,6 +112,78 @@ def test_any_module() -> None:
         assert torch.equal(trace(pair, (x, torch.tensor(1.0))).logits, pair.head.bias.detach().expand(2, 5, 2))
     compiled = torch.compile(pair, backend="eager")
     assert torch.equal(trace(compiled, (x, torch.tensor(2.0))).logits, seen.logits)
+
+
+class Foreign(nn.Module):
+    """Somebody's network, which calls its activations as functions, but for a module that stands in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3, self.fc4, self.fc5 = (nn.Linear(6, 6) for _ in range(5))
+        self.act = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.fc2(F.gelu(self.fc1(x))))
+        x = self.act(self.fc4(self.act(self.fc3(x))))
+        x = self.fc5(x)
+        x.sigmoid_()
+        return x.sum(-1)
+
+
+def test_activations_that_are_functions() -> None:
+    """By the names that the observers have for them; the module in its second place too."""
+    model, x = Foreign(), torch.randn(9, 6)
+    seen = trace(model, x)
+    assert torch.equal(seen["gelu@fc1"], F.gelu(seen["fc1"])) and torch.equal(seen["relu@fc2"], seen["fc2"].relu())
+    assert torch.equal(seen["act"], seen["fc3"].tanh()) and torch.equal(seen["act@fc4"], seen["fc4"].tanh())
+    assert torch.equal(seen["sigmoid@fc5"], seen["fc5"].sigmoid()), "fc5 as it was before that worked in place"
+    assert torch.equal(seen.logits, model(x).detach()) and torch.equal(seen.logits, seen["sigmoid@fc5"].sum(-1))
+    known = look(model, Probe(lambda: model(x).sum())).names["activations"]
+    assert sorted(seen) == sorted(set(known) - {"model"}) and list(seen)[:4] == ["fc1", "gelu@fc1", "fc2", "relu@fc2"]
+
+
+def test_functions_of_transformer_layers() -> None:
+    """PyTorch's own have a fused path for evaluation, in which nothing would be seen."""
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, activation=F.gelu)
+    seen = trace(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(2, 3, 8))
+    for at in ("layers.0", "layers.1"):
+        assert torch.equal(seen[f"{at}.gelu@linear1"], F.gelu(seen[f"{at}.linear1"]))
+
+
+def test_functions_are_replaced() -> None:
+    model, x = Foreign(), torch.randn(9, 6)
+    before = trace(model, x)
+    with ablate(model, "relu@fc2"):
+        assert torch.allclose(trace(model, x)["fc3"], model.fc3.bias.detach().expand(9, 6))
+    with ablate(model, "act@fc4"):
+        seen = trace(model, x)
+    assert torch.equal(seen["act"], before["act"]) and torch.equal(seen["act@fc4"], torch.zeros(9, 6))
+    with patch(model, {"gelu@fc1": torch.ones(6), "sigmoid@fc5": torch.full((6,), 2.0)}):
+        seen = trace(model, x)
+        assert torch.equal(seen.logits, torch.full((9,), 12.0)) and torch.equal(model(x), seen.logits)
+    assert torch.allclose(seen["fc2"], model.fc2(torch.ones(6)).detach().expand(9, 6), atol=1e-6)
+    new = torch.randn(9, 6, requires_grad=True)
+    with patch(model, {"gelu@fc1": new}):
+        model(x).sum().backward()
+    assert new.grad is not None and model.fc1.weight.grad is None and model.fc2.weight.grad is not None
+    assert torch.equal(trace(model, x).logits, before.logits), "afterwards it is as before"
+    words = r"no activation that ran is called 'gelu@fc4'; did you mean 'gelu@fc1'"
+    with pytest.raises(UserError, match=words), ablate(model, "gelu@fc4"):
+        model(x)
+    with pytest.raises(UserError, match="no module 'gellu'"), ablate(model, "gellu"):
+        pass
+
+
+class Nested(nn.Module):
+    def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], str]:
+        return (x + 1, x + 2), "word"
+
+
+def test_what_lies_deeper_in_an_output_is_replaced() -> None:
+    model = nn.Sequential(Nested())
+    with patch(model, {"0": torch.zeros(3)}):
+        (first, second), word = model(torch.ones(3))
+    assert first.tolist() == [0, 0, 0] and second.tolist() == [3, 3, 3] and word == "word"
 
 
 def test_a_run_takes_a_text(tmp_path: Path) -> None:

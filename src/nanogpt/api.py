@@ -24,7 +24,8 @@ from nanogpt.model.language_model import LanguageModel
 from nanogpt.notebook import Comparison, compare
 from nanogpt.observers.attach import attach
 from nanogpt.observers.observer import observe
-from nanogpt.observers.trace import ablate, patch, trace
+from nanogpt.observers.patch import ablate, patch
+from nanogpt.observers.trace import trace
 from nanogpt.runs import Run
 from nanogpt.study.folder import Study
 from nanogpt.study.plan import Plan

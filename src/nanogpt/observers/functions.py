@@ -50,10 +50,11 @@ class Function(nn.Module):
 
 class Functions(TorchFunctionMode):
     """Within, `tell(name, module, output, input)` is called for each of FUNCTIONS that stands in the forward of a
-    module of `model`, but for those in `known` and our own: these are activations, or have theirs as modules."""
+    module of `model`, but for those in `known` and our own: these are activations, or have theirs as modules. A tensor
+    that it returns takes the output's place."""
 
     def __init__(
-        self, model: nn.Module, known: set[int], tell: Callable[[str, nn.Module, Tensor, Tensor], None]
+        self, model: nn.Module, known: set[int], tell: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None]
     ) -> None:
         super().__init__()
         self.names = {id(module): name for name, module in model.named_modules()}
@@ -82,7 +83,9 @@ class Functions(TorchFunctionMode):
         if name is not None and args and self._counts(args[0]):
             where = self.names[id(self.callers[-1])]
             module = Function(name, func, args[1:], kwargs or {})
-            self.tell(f"{where}.{name}" if where else name, module, y, args[0])
+            new = self.tell(f"{where}.{name}" if where else name, module, y, args[0])
+            if new is not None:
+                return y.copy_(new) if y is args[0] else new  # it worked in place
         return y
 
     def _counts(self, x: Any) -> bool:

@@ -3,8 +3,7 @@
 Every module that has parameters or is an activation, leaf or composite, under its name in `named_modules`, and of gated
 units the product (`blocks.3.ffn`: what its matrix `out` reads). A tensor that several modules return has the name of
 the innermost. What is called several times in a pass is taken the first time; units count every time. One activation
-in several places is several layers: `act` for the first, `act@fc2` for what the matrix fc2 feeds. Activations that are
-called as functions are named alike, `layers.0.relu@linear1` (functions.py).
+in several places is several layers, and one that is called as a function is one too (feeds.py has their names).
 
 B batch, T time, U units of a layer, N tokens or places where a layer was used.
 """
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from nanogpt.activations import Identity
 from nanogpt.model.ffn import Gated
+from nanogpt.observers.feeds import Feeds, matrix
 from nanogpt.observers.rest import PRODUCT, Rest, is_activation, rest_of
 from nanogpt.observers.statistics import Rows
 from nanogpt.observers.store import Units
@@ -29,8 +29,6 @@ from nanogpt.observers.store import Units
 NO_SITE = (nn.ModuleList, nn.ModuleDict, nn.Identity, nn.modules.dropout._DropoutNd, Identity)
 ROOT = "model"
 """Name of a model that is one module."""
-HOPS = 4
-"""Modules without a matrix, such as norms, that may stand between a matrix and its activation."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +74,8 @@ class Taken:
     layers: dict[str, Layer] = field(default_factory=dict)
     edges: dict[str, Any] = field(default_factory=dict)
     """Name -> where in the graph the gradient of that activation arrives."""
-    _fed_by: dict[str, list[int]] = field(default_factory=dict)
-    """Activation -> the matrices that have fed it, by their id, in the order in which they did."""
-    _last: nn.Module | None = None
-    """The last module with a matrix that ran."""
     _outputs: dict[tuple[int, int, int], str] = field(default_factory=dict)
     """(memory, numbers, version) of every tensor taken -> its name."""
-    _made: dict[int, tuple[nn.Module, int]] = field(default_factory=dict)
-    """Memory of an output -> the module that has made it, and the memory of what it read."""
     _kept: list[Tensor] = field(default_factory=list)
     """Every output, so that its memory is not used again within the pass."""
 
@@ -97,7 +89,7 @@ class Watch:
     ) -> None:
         self.sites, self.rows, self.places, self.shape, self.rests = found, rows, places, shape, rests
         self.taken = Taken()
-        self._names = {id(site.module): site.name for site in found}
+        self.feeds = Feeds({id(site.module): site.name for site in found})
         self._trying = False
 
     @contextmanager
@@ -123,9 +115,7 @@ class Watch:
                 self._units(site, y, x)
             else:
                 self._record(site.name, y)
-            if x is not None and next(module.children(), None) is None:
-                self.taken._made[y.data_ptr()] = (module, x.data_ptr())
-                self.taken._last = module if _matrix(module) is not None else self.taken._last
+            self.feeds.ran(module, x, y)
 
         return hook
 
@@ -154,8 +144,8 @@ class Watch:
 
     @torch.no_grad()
     def _units(self, site: Site, y: Tensor, x: Tensor | None) -> None:
-        made = self._producer(x)
-        name = self._name(site, made)
+        made = self.feeds.producer(x)
+        name = self.feeds.name(site.name, made, site.function)
         rest = self._rest(name, site.module, x)
         along = self._along(y, x)
         resting = self.real(rest.resting(y))
@@ -172,25 +162,6 @@ class Watch:
         elif len(layer.active) == U:
             layer.active, layer.places = layer.active + active, layer.places + places
 
-    def _producer(self, x: Tensor | None) -> nn.Module | None:
-        """The module with a matrix that feeds an activation; where sums stand between, the last that ran."""
-        if x is None:
-            return None
-        path = self._path(x.data_ptr())
-        return path[-1] if path and _matrix(path[-1]) is not None else self.taken._last
-
-    def _name(self, site: Site, made: nn.Module | None) -> str:
-        """Of the layer: one activation that several matrices feed is several."""
-        users = self.taken._fed_by.setdefault(site.name, [])
-        if id(made) not in users:
-            users.append(id(made))
-        place, matrix = users.index(id(made)), self._names.get(id(made), "")
-        if place == 0 and not (site.function and matrix):
-            return site.name
-        parent = site.name.rpartition(".")[0]
-        inside = matrix and (not parent or matrix.startswith(f"{parent}."))
-        return f"{site.name}@{matrix[len(parent) :].lstrip('.')}" if inside else f"{site.name}#{place + 1}"
-
     def _rest(self, name: str, module: nn.Module, x: Tensor | None) -> Rest:
         if x is None:
             return PRODUCT
@@ -204,7 +175,7 @@ class Watch:
         """The dimension of the units: the channels of what a convolution has made, the last one elsewhere."""
         if y.ndim < 3 or x is None:
             return -1
-        convolved = any(isinstance(made, nn.modules.conv._ConvNd) for made in self._path(x.data_ptr()))
+        convolved = any(isinstance(made, nn.modules.conv._ConvNd) for made in self.feeds.path(x))
         return 1 if convolved or y.ndim > 3 else -1
 
     def real(self, y: Tensor) -> Tensor:
@@ -213,27 +184,17 @@ class Watch:
             return y
         return y.flatten(0, len(self.shape) - 1)[self.places]
 
-    def _path(self, memory: int) -> list[nn.Module]:
-        """Modules that have made this tensor, the last first, back to one with a matrix."""
-        path: list[nn.Module] = []
-        while memory in self.taken._made and len(path) < HOPS:
-            made, memory = self.taken._made[memory]
-            path.append(made)
-            if _matrix(made) is not None:
-                break
-        return path
-
     def _incoming(
         self, site: Site, x: Tensor | None, made: nn.Module | None, U: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Bias and norm of the incoming weights of each unit, (U,)."""
-        path = self._path(x.data_ptr()) if x is not None else []
-        if not path or _matrix(path[-1]) is None:  # what was computed in between has no name: the last that fits
+        path = self.feeds.path(x) if x is not None else []
+        if not path or matrix(path[-1]) is None:  # what was computed in between has no name: the last that fits
             parent = site.name if site.gated else site.name.rpartition(".")[0]
             path = [m for m in self._siblings(parent) if _fits(m, U)][-1:]
             path = [made] if not path and made is not None and _fits(made, U) else path
         bias = next((b for m in path if isinstance(b := getattr(m, "bias", None), Tensor)), None)
-        weight = _matrix(path[-1]) if path else None
+        weight = matrix(path[-1]) if path else None
         if weight is None:
             return None, None
         square = weight.detach().float().flatten(1).square().sum(1)
@@ -242,7 +203,7 @@ class Watch:
         )
 
     def _siblings(self, parent: str) -> list[nn.Module]:
-        ran = {id(made) for made, _ in self.taken._made.values()}
+        ran = self.feeds.modules()
         return [s.module for s in self.sites if s.name.rpartition(".")[0] == parent and id(s.module) in ran]
 
 
@@ -252,17 +213,8 @@ def called(module: nn.Module) -> str:
     return str(function or (spec.name if spec is not None else type(module).__name__.lower()))
 
 
-def _matrix(module: nn.Module) -> Tensor | None:
-    """(outputs, inputs, ...) of a module that has a weight matrix."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim < 2 or isinstance(module, nn.Embedding):
-        return None
-    turned = isinstance(module, nn.modules.conv._ConvTransposeNd) or type(module).__name__ == "Conv1D"  # transformers'
-    return weight.transpose(0, 1) if turned else weight
-
-
 def _fits(module: nn.Module, U: int) -> bool:
-    weight = _matrix(module)
+    weight = matrix(module)
     return weight is not None and (len(weight) % U == 0 or U % len(weight) == 0)
 
 

@@ -1,11 +1,9 @@
-"""By hand: every activation of one pass by its name, and passes with one of them replaced.
+"""By hand: every activation of one pass by its name.
 
 import nanogpt as ng
 model = ng.load("runs/mine")
 seen = ng.trace(model, "To be")
 seen["blocks.2.ffn"], seen["blocks.0.mixer.attend.weights"], seen.logits
-with ng.ablate(model, "blocks.2.ffn"):
-    ng.trace(model, "To be").logits
 
 B batch, T time, H heads, S keys.
 """
@@ -13,8 +11,8 @@ B batch, T time, H heads, S keys.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,8 @@ from torch import Tensor, nn
 from nanogpt.errors import UserError, nearest
 from nanogpt.model.attention import Attend
 from nanogpt.observers.attention import weighed
-from nanogpt.observers.sites import first_tensor
+from nanogpt.observers.layers import layers_of
+from nanogpt.observers.sites import first_tensor, sites
 from nanogpt.observers.undisturbed import device_of, eager, undisturbed
 
 WEIGHTS = ".weights"
@@ -31,7 +30,9 @@ WEIGHTS = ".weights"
 
 class Trace(Mapping[str, Tensor]):
     """Activations by the names of their modules, in the order in which they came out; of a module that ran several
-    times, the first. `logits`: what the whole model returned; `tokens`: what it read, where it was a text."""
+    times, the first. Those called as functions have the observers' names, `layers.0.relu@linear1`, and so has a module
+    that several matrices feed, `act@fc2`. `logits`: what the whole model returned; `tokens`: what it read, where it was
+    a text."""
 
     def __init__(self, found: dict[str, Tensor], logits: Tensor, tokens: Tensor | None) -> None:
         self._found, self.logits, self.tokens = found, logits, tokens
@@ -66,24 +67,29 @@ def trace(model: Any, text: Any) -> Trace:
     ids, a list or a tensor (T,) or (B, T), or whatever tensors the module takes (a tuple is several arguments).
     UserError where a text is given to what has no tokenizer.
     """
-    module, inputs = _module(model), _inputs(model, text)
+    module, inputs = module_of(model), _inputs(model, text)
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
-        def hook(one: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            x = first_tensor(output)
-            if x is None or name in found:
-                return
+    def keep(name: str, x: Tensor) -> None:
+        if name not in found:
             found[name] = x.detach().clone()  # a later part may write into it
-            if isinstance(one, Attend):
-                found[name + WEIGHTS] = _weights(*args[:2], **kwargs)
 
-        return hook
+    def hook(name: str) -> Any:
+        def ran(one: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if (x := first_tensor(output)) is not None:
+                keep(name, x)
+                if isinstance(one, Attend) and name + WEIGHTS not in found:
+                    found[name + WEIGHTS] = _weights(*args[:2], **kwargs)
+
+        return ran
 
     with undisturbed(module), ExitStack() as stack:
+        observed = sites(module)
+        layers = {id(site.module) for site in observed if site.activation}
         for name, one in module.named_modules():
-            if name:
-                stack.callback(one.register_forward_hook(keep(name), with_kwargs=True).remove)
+            if name and id(one) not in layers:
+                stack.callback(one.register_forward_hook(hook(name), with_kwargs=True).remove)
+        stack.enter_context(layers_of(module, observed, keep))
         try:
             out = module(*inputs)
         except IndexError as error:  # PyTorch's words for an id that no row of a table has
@@ -101,62 +107,7 @@ def _weights(q_BHTE: Tensor, k_BKSE: Tensor, *, visible: Tensor | None, bias: Te
     return weighed(q_BHTE, k_BKSE, rows, visible=visible, bias=bias, scale=scale, softcap=softcap).softmax(-1)
 
 
-@contextmanager
-def patch(model: Any, activations: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within, these modules return these tensors, whatever they compute: `with ng.patch(model, {"blocks.0": x}): ...`.
-
-    Each must have the shape of what it replaces, or one that broadcasts to it. UserError for a name that no module
-    has, and, when the model runs, for a wrong shape.
-    """
-    module = _module(model)
-
-    def put(name: str, new: Tensor) -> Any:
-        def hook(one: nn.Module, args: Any, output: Any) -> Any:
-            old = first_tensor(output)
-            if old is None:
-                raise UserError(f"patch: {name} returns no tensor to replace")
-            try:
-                shaped = new.to(old.device, old.dtype).expand(old.shape)
-            except RuntimeError:
-                raise UserError(
-                    f"patch: {name} is {_shape(old)} here, and what it should become is {_shape(new)}"
-                ) from None
-            return _replaced(output, old, shaped)
-
-        return hook
-
-    if not isinstance(activations, Mapping):
-        raise UserError(f"patch: the second argument must be {{name: tensor}}, not a {type(activations).__name__}")
-    with ExitStack() as stack:
-        for name, new in activations.items():
-            if not isinstance(new, Tensor):
-                raise UserError(f"patch: {name} must become a tensor, not {type(new).__name__}")
-            stack.callback(_named(module, name).register_forward_hook(put(name, new)).remove)
-        yield
-
-
-@contextmanager
-def ablate(model: Any, *names: str, by: Literal["zero", "mean"] = "zero") -> Iterator[None]:
-    """Within, these modules return nothing of what they compute: zeros, or of each unit its mean over all tokens of
-    the pass (all but the last dimension). UserError for a name that no module has."""
-    if by not in ("zero", "mean"):
-        raise UserError(f"ablate: by={by!r}: not one of its words{nearest(str(by), ['zero', 'mean'])}")
-    module = _module(model)
-
-    def hook(one: nn.Module, args: Any, output: Any) -> Any:
-        old = first_tensor(output)
-        if old is None:
-            return output
-        empty = torch.zeros_like(old) if by == "zero" else old.mean(tuple(range(old.ndim - 1)), keepdim=True)
-        return _replaced(output, old, empty.expand(old.shape))
-
-    with ExitStack() as stack:
-        for name in names:
-            stack.callback(_named(module, name).register_forward_hook(hook).remove)
-        yield
-
-
-def _module(model: Any) -> nn.Module:
+def module_of(model: Any) -> nn.Module:
     """The module itself: of a loaded run its model, of a compiled one what was compiled."""
     found = model if isinstance(model, nn.Module) else getattr(model, "model", None)
     if not isinstance(found, nn.Module):
@@ -165,7 +116,7 @@ def _module(model: Any) -> nn.Module:
 
 
 def _inputs(model: Any, text: Any) -> tuple[Any, ...]:
-    module = _module(model)
+    module = module_of(model)
     device = device_of(module)
     if isinstance(text, str):
         tokenizer = getattr(model, "tokenizer", None)
@@ -191,25 +142,3 @@ def _inputs(model: Any, text: Any) -> tuple[Any, ...]:
 def _range(module: nn.Module) -> str:
     size = getattr(module, "vocab_size", None)
     return f"; token ids are from 0 to {size - 1}" if isinstance(size, int) else ""
-
-
-def _named(module: nn.Module, name: str) -> nn.Module:
-    if not isinstance(name, str):
-        raise UserError(f"the name of a module is a string, not a {type(name).__name__}; nearest: one of ng.trace's")
-    known = dict(module.named_modules())
-    if not name or name not in known:
-        raise UserError(f"no module '{name}'{nearest(name, filter(None, known))}")
-    return known[name]
-
-
-def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
-    """The same output with its first tensor exchanged."""
-    if output is old:
-        return new
-    if isinstance(output, Mapping):
-        return type(output)({key: new if value is old else value for key, value in output.items()})  # type: ignore[call-arg]
-    return type(output)(new if value is old else value for value in output)
-
-
-def _shape(x: Tensor) -> str:
-    return " x ".join(map(str, x.shape)) or "a number"
