@@ -1,19 +1,19 @@
-"""What looking inside costs: whole trainings with and without it, run in turn, beside what W&B and TensorBoard cost.
+"""What looking inside costs: trainings with and without it, in turn, beside what W&B and TensorBoard cost.
 
     python benchmarks/observer_overhead.py --json                       # the default model, all of its 900 steps
     python benchmarks/observer_overhead.py --steps 300                  # its first 300
     python benchmarks/observer_overhead.py --preset gpt data.corpus=shakespeare     # 10.7 M parameters
 
-Five trainings of one configuration in each round, in turn: `absent` (no observer is given), `off` (train.observe=off),
-`nanogpt` (the default: everything), `tensorboard` (add_histogram of the very same tensors: weights, their gradients,
-updates, activations, their gradients, at the very same steps), `wandb` (watch(log="all") offline, which sees weights
-and gradients only, at as many steps). Timed is the loop with its evaluations, samples and checkpoints, and whatever the
-observer does before it; neither preparing the text nor compiling is.
+Four trainings of one configuration go on in turn, from one look to the next, so that whatever the machine does
+meanwhile it does to all of them: `off` (train.observe=off, to which nothing is attached), `nanogpt` (the default:
+everything), `tensorboard` (add_histogram of the very same tensors: weights, their gradients, updates, activations,
+their gradients, at the very same steps), `wandb` (watch(log="all") offline, which sees weights and gradients only, at
+as many steps). Timed are the steps and what is done before the first of them; evaluations, samples and checkpoints,
+which would make every share smaller, are left out.
 
-`overhead` is (median of nanogpt) / (median of off) - 1; `inside` is the share of its own trainings that was spent in
-the observer's code by the clock, which no other work on the machine blurs. With fewer steps than the run has, the
-distance between looks stays that of the whole run, its first looks (0, 1, 2, 4, 8 ...) weigh more than they will, and
-so the cost of one look is what is measured and `overhead` that of the whole run.
+`overhead` is (seconds of nanogpt) / (seconds of off) - 1, and `error` its standard error, from the turns. With fewer
+steps than the run has, the distance between looks stays that of the whole run, its first looks (0, 1, 2, 4, 8 ...)
+weigh more than they will, and so the cost of one look is what is measured and `overhead` that of the whole run.
 
 A model whose step takes seconds (`--by step`, which is what `--preset gpt` takes) is not trained to its end: a step
 with a look and one without are taken in turn, and the share is worked out for the looks of its whole run. W&B
@@ -24,32 +24,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from measure import Busy, emit, in_turn, machine, medians, say
 
 from nanogpt.config import RunConfig, compose
 from nanogpt.errors import UserError
-from nanogpt.observers.around import Observer
 from nanogpt.observers.attach import attach
 from nanogpt.observers.cadence import due, every
 from nanogpt.observers.store import steps as looks_in
 from nanogpt.training import loop
 from nanogpt.training.trainer import Trainer
 
-VARIANTS = ("off", "absent", "nanogpt", "tensorboard", "wandb")
+VARIANTS = ("off", "nanogpt", "tensorboard", "wandb")
 
 
-class Enough(Exception):
-    """So many steps were asked for."""
+class Ready(Exception):
+    """A trainer is ready to go."""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="section.key=value, as for nanogpt train")
     parser.add_argument("--preset", default="modern")
     parser.add_argument("--steps", type=int, default=0, help="take only the first so many; 0: the whole run")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of --by step")
     parser.add_argument("--by", choices=("run", "step"), help="by default step for gpt, whose step takes seconds")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--json", action="store_true")
@@ -76,76 +76,79 @@ def main() -> None:
 
 
 def by_run(config: RunConfig, variants: list[str], rounds: int, steps: int) -> dict[str, Any]:
-    """Whole trainings, in turn; the first of each variant warms up and is not counted where there is a second."""
-    length = config.train.steps
+    """The whole run of every variant, in turns as long as from one look to the next. `rounds` is of the other way."""
+    length, often = config.train.steps, every(config.train.steps)
     taken = min(steps or length, length)
-    counts: dict[str, int] = {}
-    inside: list[float] = []
-
-    def thunk(name: str) -> Callable[[], float]:
-        def run() -> float:
-            seconds, counts[name], own = one_run(config, name, taken)
-            inside.extend([own / (seconds - own)] if own else [])
-            say(f"{name}: {seconds:.1f} s, {counts[name]} looks")
-            return seconds
-
-        return run
-
-    found = in_turn({name: thunk(name) for name in variants}, rounds)
-    middle = medians(found)
-    whole = sum(due(step, length) for step in range(length + 1))
+    trainings = {name: ready(config, name) for name in variants}
+    turns: dict[str, list[float]] = {name: [] for name in variants}
+    for trainer, attached in trainings.values():
+        attached(trainer)
+    for number, start in enumerate(range(0, taken, often)):
+        first = number % len(variants)
+        for name in variants[first:] + variants[:first]:
+            started = time.perf_counter()
+            for _ in range(start, min(start + often, taken)):
+                trainings[name][0].step()
+            turns[name].append(time.perf_counter() - started)
+        say(f"from step {start}: " + ", ".join(f"{name} {turns[name][-1]:.3f} s" for name in variants))
+    _same_weights(trainings)
+    looks, whole = (sum(due(step, length) for step in range(last + 1)) for last in (taken, length))
+    part = whole / looks * taken / length  # of the looks that there are, over that of the steps
+    off = sum(turns["off"])
     result: dict[str, Any] = {"overhead": None, "observations": whole, "steps": taken, "of_steps": length}
-    for name in variants:
-        apart = middle[name] - middle["off"]
-        looks = counts[name] or counts.get("nanogpt", 0)
-        share = apart / middle["off"] if taken == length or not looks else apart / looks * whole / (
-            middle["off"] / taken * length
-        )  # fmt: skip
+    for name, (_, attached) in trainings.items():
+        attached.close()
+        apart = np.subtract(turns[name], turns["off"])
+        error = apart[1:].std() * math.sqrt(len(apart)) / off  # the first turn has more looks than the others
         result[name] = {
-            "seconds": round(middle[name], 3),
-            "overhead": round(share, 4),
-            "all_seconds": [round(s, 3) for s in found[name]],
+            "seconds": round(sum(turns[name]) + attached.seconds, 3),
+            "before": round(attached.seconds, 3),
+            "overhead": round((apart.sum() + attached.seconds) / off * part, 4),
+            "error": round(error * part, 4),
         }
     result["overhead"] = result.get("nanogpt", {}).get("overhead")
-    result["inside"] = round(statistics.median(inside), 4) if inside else None
     return result
 
 
-def one_run(config: RunConfig, variant: str, taken: int) -> tuple[float, int, float]:
-    """Seconds of one training, how often it was looked at, and the seconds in our observer's code."""
-    observe = "on" if variant not in ("off", "absent") else "off"
-    config = config.model_copy(update={"train": config.train.model_copy(update={"observe": observe})})
-    before, spans = Attached(variant), dict[str, float]()
+def ready(config: RunConfig, variant: str, often: int = 0) -> tuple[Trainer, Attached]:
+    """A trainer before its first step, compiled where it should be, and what is to be attached to it."""
+    held: list[Trainer] = []
 
-    def on_event(event: str, facts: Any) -> None:
-        if event in ("start", "end"):
-            spans[event] = time.perf_counter()
-        elif event == "step" and facts["step"] == taken < config.train.steps:
-            raise Enough
+    def observer(trainer: Trainer) -> None:
+        held.append(trainer)
+        raise Ready
 
-    observer = None if variant == "absent" else before
-    with contextlib.suppress(Enough):
-        loop.train(config, name="timed", quiet=True, on_event=on_event, observer=observer)
-    before.close()
-    looks = len(looks_in(Path("runs/timed/layers"))) if variant == "nanogpt" else before.looks
-    shutil.rmtree("runs")
-    if variant == "nanogpt" and looks < sum(due(step, config.train.steps) for step in range(taken + 1)):
-        raise SystemExit(f"only {looks} looks were taken: the observer ended early")
-    return spans["end"] - spans["start"] + before.seconds, looks, before.inside
+    config = config.model_copy(update={"train": config.train.model_copy(update={"observe": "on"})})
+    with contextlib.suppress(Ready):
+        loop.train(config, name=variant, quiet=True, observer=observer)
+    trainer = held[0]
+    trainer.run.layers.mkdir(parents=True, exist_ok=True)  # the folder went when the training was cut short
+    if trainer.machine.compile == "on":
+        trainer._compile()
+    trainer.model.train()
+    return trainer, Attached(variant, often)
+
+
+def _same_weights(trainings: Mapping[str, tuple[Trainer, Attached]]) -> None:
+    """Whoever looked changed nothing; and ours looked to the end."""
+    off = trainings["off"][0].model.state_dict()
+    for name, (trainer, _) in trainings.items():
+        if not all(torch.equal(value, off[key]) for key, value in trainer.model.state_dict().items()):
+            raise SystemExit(f"{name} changed the weights")
+        if name == "nanogpt" and trainer.progress.step not in looks_in(trainer.run.layers):
+            raise SystemExit("the observer ended early")
 
 
 class Attached:
-    """An observer, and the seconds that it takes: before the first step, and all in all where it is ours. `off` must
-    attach nothing at all."""
+    """An observer, and the seconds that it takes before the first step. `off` must attach nothing at all."""
 
-    def __init__(self, variant: str, often: int = 0) -> None:
-        self.variant, self.often, self.seconds, self.inside = variant, often, 0.0, 0.0
+    def __init__(self, variant: str, often: int) -> None:
+        self.variant, self.often, self.seconds = variant, often, 0.0
         self.other: TensorBoard | Wandb | None = None
 
     def __call__(self, trainer: Trainer) -> None:
         started = time.perf_counter()
         if self.variant == "nanogpt":
-            self._clock()
             attach(trainer)
         elif self.variant == "tensorboard":
             self.other = TensorBoard(trainer)
@@ -153,26 +156,7 @@ class Attached:
             self.other = Wandb(trainer, self.often or every(trainer.steps))
         self.seconds = time.perf_counter() - started
 
-    def _clock(self) -> None:
-        """Time whatever the observer does."""
-        work = self.work = Observer._safely
-
-        def timed(observer: Observer, do: Callable[[], Any]) -> Any:
-            started = time.perf_counter()
-            try:
-                return work(observer, do)
-            finally:
-                self.inside += time.perf_counter() - started
-
-        Observer._safely = timed  # type: ignore[method-assign]
-
-    @property
-    def looks(self) -> int:
-        return self.other.looks if self.other else 0
-
     def close(self) -> None:
-        if self.variant == "nanogpt":
-            Observer._safely = self.work  # type: ignore[method-assign]
         if self.other:
             self.other.close()
 
@@ -189,7 +173,7 @@ class TensorBoard:
         from nanogpt.observers.look import probe_of
         from nanogpt.observers.sites import sites
 
-        self.trainer, self.looks, self.before = trainer, 0, dict[str, torch.Tensor]()
+        self.trainer, self.before = trainer, dict[str, torch.Tensor]()
         self.probe, self.sites = probe_of(trainer), sites(trainer.model)
         self.writer = SummaryWriter(str(trainer.run.path / "tensorboard"))
         for optimizer in trainer.optimizers[:1]:
@@ -234,7 +218,6 @@ class TensorBoard:
             self.writer.add_histogram(f"activations/{name}", tensor, step)
             if gradient is not None:
                 self.writer.add_histogram(f"activation_gradients/{name}", gradient, step)
-        self.looks += 1
 
     def close(self) -> None:
         self.writer.close()
@@ -250,7 +233,7 @@ class Wandb:
     def __init__(self, trainer: Trainer, often: int) -> None:
         import wandb
 
-        self.model, self.often, self.step, self.looks, self.fired = trainer.model, often, 0, 0, False
+        self.model, self.step, self.looked, self.fired = trainer.model, 0, False, False
         self.run = wandb.init(mode="offline", dir=str(trainer.run.path), project="overhead")
         wandb.watch(trainer.model, log="all", log_freq=often)
         self.history = self.run._torch
@@ -265,7 +248,6 @@ class Wandb:
         self.step += 1
         self.looked = self.fired
         if self.fired:
-            self.looks += 1
             for name, p in self.model.named_parameters():
                 self.log_tensor(p.data.cpu(), f"parameters/{name}")
         self.fired = False
@@ -287,7 +269,7 @@ def by_step(config: RunConfig, variants: list[str], rounds: int, steps: int) -> 
         thunks, before = stepping(config, variant)
         found = in_turn(thunks, rounds)
         before.close()
-        if variant == "nanogpt" and not looks_in(Path("runs/timed/layers")).get(every(length)):
+        if variant == "nanogpt" and not looks_in(Path("runs/nanogpt/layers")).get(every(length)):
             raise SystemExit("no look was taken: the observer ended early")
         shutil.rmtree("runs")
         middle = medians(found)
@@ -300,21 +282,7 @@ def by_step(config: RunConfig, variants: list[str], rounds: int, steps: int) -> 
 
 def stepping(config: RunConfig, variant: str) -> tuple[dict[str, Callable[[], float]], Attached]:
     """Two thunks over one trainer, ready to go: a step on which a look is due, and one on which none is."""
-    held: list[Trainer] = []
-    before = Attached(variant, often=2)
-
-    def observer(trainer: Trainer) -> None:
-        held.append(trainer)
-        raise Enough
-
-    config = config.model_copy(update={"train": config.train.model_copy(update={"observe": "on"})})
-    with contextlib.suppress(Enough):
-        loop.train(config, name="timed", quiet=True, observer=observer)
-    trainer = held[0]
-    trainer.run.layers.mkdir(parents=True, exist_ok=True)  # the folder went when the training was cut short
-    if trainer.machine.compile == "on":
-        trainer._compile()
-    trainer.model.train()
+    trainer, before = ready(config, variant, often=2)
     before(trainer)
     often = every(trainer.steps)
     other = before.other
