@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import nanogpt, python
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHAPTERS = ["internals.md", "autograd.md"]
@@ -21,13 +21,8 @@ def blocks(chapter: str, language: str) -> list[str]:
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_block_runs_and_prints_what_it_says(chapter: str, tmp_path: Path) -> None:
     code = "\n".join(blocks(chapter, "python"))
-    (tmp_path / "page.py").write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
     expected = re.findall(r"# -> (.*)", code)
-    assert len(expected) > 8 and done.stdout.splitlines() == expected
+    assert len(expected) > 8 and python(code, tmp_path).splitlines() == expected
 
 
 def test_every_command_runs(tmp_path: Path, data_dir: Path) -> None:
@@ -36,6 +31,4 @@ def test_every_command_runs(tmp_path: Path, data_dir: Path) -> None:
     assert {tuple(c[1:3]) for c in commands} == {("autograd", "trace"), ("autograd", "ninja")}
     for command in commands:
         small = ["model.n_layers=2"] if "trace" in command else []
-        whole = [sys.executable, "-m", "nanogpt", *command[1:], *small]
-        done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        nanogpt(*command[1:], *small, cwd=tmp_path)

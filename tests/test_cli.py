@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import nanogpt, process
+
 SMALL = [
     "tokenizer=char",
     "model.dim=32",
@@ -24,14 +26,6 @@ SMALL = [
 ]
 
 
-def nanogpt(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "nanogpt", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == status, done.stderr + done.stdout
-    return done
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
@@ -42,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(corpus: Path) -> Path:
-    nanogpt("train", "gpt", "data.corpus=my.txt", *SMALL, "--name", "first", cwd=corpus)
+    process("-m", "nanogpt", "train", "gpt", "data.corpus=my.txt", *SMALL, "--name", "first", cwd=corpus)
     return corpus / "runs" / "first"
 
 
@@ -51,7 +45,7 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
         "import sys; sys.argv = ['nanogpt', '--help']\nfrom nanogpt.cli import main\n"
         "try: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = process("-c", code, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "False"
     assert "train" in done.stdout
 
@@ -154,6 +148,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments: list[str], words: l
     assert not list(tmp_path.glob("runs/*"))
 
 
+def test_a_process_ends_with_that_line_and_status(tmp_path: Path) -> None:
+    done = process("-m", "nanogpt", "train", "gtp", cwd=tmp_path, status=2)
+    assert done.stderr.count("\n") == 1 and "did you mean 'gpt'" in done.stderr and not done.stdout
+
+
 def test_a_name_that_is_taken_is_refused_and_untouched(run: Path) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     done = nanogpt("train", "gpt", "data.corpus=my.txt", *SMALL, "--name", "first", cwd=run.parents[1], status=2)
@@ -235,15 +234,15 @@ def test_doctor_agrees_with_itself(tmp_path: Path) -> None:
 def test_ctrl_c_saves_and_says_how_to_go_on(corpus: Path) -> None:
     long = [s for s in SMALL if not s.startswith("train.steps")] + ["train.steps=100000", "train.eval_every=50000"]
     command = [sys.executable, "-m", "nanogpt", "train", "gpt", "data.corpus=my.txt", *long, "--name", "long"]
-    process = subprocess.Popen(command, cwd=corpus, stdout=subprocess.PIPE, text=True)
+    training = subprocess.Popen(command, cwd=corpus, stdout=subprocess.PIPE, text=True)
     log = corpus / "runs/long/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.stat().st_size > 2000):
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline and training.poll() is None
         time.sleep(0.05)
-    process.send_signal(2)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume runs/long" in out
+    training.send_signal(2)
+    out, _ = training.communicate(timeout=60)
+    assert training.returncode == 130 and "--resume runs/long" in out
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     assert (corpus / f"runs/long/checkpoints/step-{step:06d}").is_dir()
 

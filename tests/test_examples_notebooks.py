@@ -6,14 +6,13 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nanogpt.observers.checks.limits import LIMITS
+from tests.commands import nanogpt, process, python
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -54,22 +53,19 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.slow
 def test_what_the_guide_says_can_be_typed(tmp_path: Path, data_dir: Path) -> None:
     """In its order, since later blocks look at what earlier ones trained; smaller where it trains."""
+    benchmarks = set[str]()
     for language, text in re.findall(r"```(bash|python)\n(.*?)```", GUIDE, re.DOTALL):
         if language == "python":
-            _run([sys.executable, "-W", "ignore", "-c", text], tmp_path)
+            python(text, tmp_path)
             continue
         for line in text.splitlines():
             command = shlex.split(line, comments=True)
             if command[0] == "python":  # a benchmark: it is there and knows its options
-                whole = [sys.executable, str(ROOT / command[1]), "--help"]
+                benchmarks.add(command[1])
             else:
-                whole = [sys.executable, "-m", *command, *(SMALL if command[1] == "train" else [])]
-            _run(whole, tmp_path)
-
-
-def _run(whole: list[Any], folder: Path) -> None:
-    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, f"{whole[2:]}: {done.stderr}"
+                nanogpt(*command[1:], *(SMALL if command[1] == "train" else []), cwd=tmp_path)
+    for benchmark in benchmarks:
+        process(str(ROOT / benchmark), "--help", cwd=tmp_path)
 
 
 def test_the_limits_of_the_guide_are_those_of_the_code() -> None:

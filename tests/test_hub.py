@@ -8,8 +8,6 @@ import json
 import random
 import shutil
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,6 +33,7 @@ from nanogpt.runs import Run
 from nanogpt.tokenizers import load_tokenizer, make_tokenizer, read_tokenizer
 from nanogpt.tokenizers.scores import merges_of, tokenizer_json
 from nanogpt.training import checkpoint as checkpoints
+from tests.commands import nanogpt
 from tests.helpers import make, scrambled, tokens
 
 LLAMA: dict[str, Any] = {
@@ -554,18 +553,12 @@ def test_bins_that_are_cut_or_are_something_else(tmp_path: Path) -> None:
 
 
 def test_the_commands(folder: Path, tmp_path: Path) -> None:
-    def nanogpt(*arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "nanogpt", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == status, done.stderr + done.stdout
-        return done.stdout if status == 0 else done.stderr
-
-    assert "nanogpt sample runs/tiny" in nanogpt("import", str(folder), "--name", "tiny")
-    found = json.loads(nanogpt("export", "runs/tiny", "out", "--json"))
+    said = nanogpt("import", str(folder), "--name", "tiny", cwd=tmp_path)
+    assert "nanogpt sample runs/tiny" in said.stdout
+    found = json.loads(nanogpt("export", "runs/tiny", "out", "--json", cwd=tmp_path).stdout)
     assert found["architecture"] == "LlamaForCausalLM"
-    assert json.loads(nanogpt("compare", "runs/tiny", "out", "--json"))["logits"] == 0
-    error = nanogpt("export", "runs/tiny", "out", status=2)
+    assert json.loads(nanogpt("compare", "runs/tiny", "out", "--json", cwd=tmp_path).stdout)["logits"] == 0
+    error = nanogpt("export", "runs/tiny", "out", cwd=tmp_path, status=2).stderr
     assert error == "nanogpt: out exists already; give another folder\n"
 
 

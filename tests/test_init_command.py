@@ -27,8 +27,8 @@ from nanogpt.observers.verdict import spans
 from nanogpt.parts import build
 from nanogpt.scale import scaled
 from nanogpt.tokenizers import expected_size
+from tests.commands import nanogpt
 from tests.helpers import make
-from tests.test_cli import nanogpt
 
 VOCAB = 65
 PLAIN: dict[str, Any] = {

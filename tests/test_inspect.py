@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from nanogpt.cli.inspect import inspect
 from nanogpt.errors import UserError
 from nanogpt.observers.store import Layers, write
 from nanogpt.runs import Run
+from tests.commands import process
 from tests.observations import make_foreign, make_run
 
 
@@ -175,7 +174,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_exits_with_zero_and_needs_no_terminal(dying: Run, tmp_path: Path) -> None:
-    whole = [sys.executable, "-m", "nanogpt", "inspect", str(dying.path)]
-    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "\x1b" not in done.stdout, done.stderr
+    done = process("-m", "nanogpt", "inspect", str(dying.path), cwd=tmp_path)
+    assert "\x1b" not in done.stdout
     assert "ILL" in done.stdout and not done.stderr

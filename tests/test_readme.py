@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import nanogpt, process, python
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALL = ["train.steps=2", "train.batch=2", "model.context=32", "train.eval_every=2"]
@@ -33,18 +33,12 @@ def test_every_command_of_the_readme_works(tmp_path: Path, data_dir: Path) -> No
     assert part
     (tmp_path / "my_parts.py").write_text(part[1])
     own = ["data.corpus=my_notes.txt"]
-    _run(["train", *own, *SMALL, "--name", "modern-python"], tmp_path)
+    process("-m", "nanogpt", "train", *own, *SMALL, "--name", "modern-python", cwd=tmp_path)
     for command in commands():
         if command[0] == "train":
             command += SMALL + ([] if any("data.corpus" in word for word in command) else own)
             command += ["train.steps=1"] if "ngram" in command else []  # which has no other
-        _run(command, tmp_path)
-
-
-def _run(command: list[str], folder: Path) -> None:
-    whole = [sys.executable, "-m", "nanogpt", *command]
-    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
+        nanogpt(*command, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -54,8 +48,7 @@ def test_the_python_of_the_readme_works(tmp_path: Path, data_dir: Path) -> None:
     small = ", ".join(f'"{s}"' for s in SMALL[1:])
     code = example[1].replace('"train.steps=500"', f'"train.steps=2", {small}')
     assert code != example[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process("-c", code, cwd=tmp_path)
     assert (tmp_path / "runs/gpt-shakespeare/metrics.jsonl").exists()
 
 
@@ -65,6 +58,4 @@ def test_the_example_script_works(tmp_path: Path) -> None:
     small = code.replace("train.steps=150", "train.steps=2").replace("data.corpus=python", "data.corpus=my.txt")
     assert small.count("train.steps=2") == small.count("my.txt") == 1
     (tmp_path / "my.txt").write_text("".join(f"def f{n}(x): return x + {n}\n" for n in range(3000)))
-    done = subprocess.run([sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "nats per token" in done.stdout and (tmp_path / "runs/modern-my-2").is_dir()
+    assert "nats per token" in python(small, tmp_path) and (tmp_path / "runs/modern-my-2").is_dir()

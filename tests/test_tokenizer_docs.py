@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nanogpt.tokenizers.opening import open_tokenizer
+from tests.commands import nanogpt
 
 CHAPTER = (Path(__file__).parents[1] / "docs" / "tokenizer.md").read_text(encoding="utf-8")
 
@@ -37,10 +36,7 @@ def test_every_command_runs(data_dir: Path, tmp_path: Path) -> None:
     commands = [shlex.split(line, comments=True) for line in lines]
     assert {c[2] for c in commands} == {"train", "encode", "show", "compare", "import"}
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "nanogpt", *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+        nanogpt(*command[1:], cwd=tmp_path)
 
 
 def test_the_counts_of_the_table(data_dir: Path) -> None:
