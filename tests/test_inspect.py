@@ -165,7 +165,9 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(dying: Run, capsys: p
 def test_nothing_readable_is_one_more_line(dying: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for path in dying.layers.iterdir():
         path.write_bytes(b"")
-    assert "nothing of what was observed can be read" in shown(capsys, dying).splitlines()[-1]
+    lines = shown(capsys, dying).splitlines()
+    assert "nothing of what was observed can be read" in lines[-1]
+    assert len(lines) == 7 and lines[-2] == f"and {len(list(dying.layers.iterdir())) - 5} more of these"
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -192,10 +192,16 @@ def test_a_run_that_is_damaged_everywhere_is_reported_as_far_as_it_goes(tmp_path
     with (run.path / "samples.jsonl").open("a") as out:
         out.write('{"step": 17}\nnull\n')
     found = report(run, tmp_path / "page.html")
-    assert len(found) == 3
+    assert len(found) == 5
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "What could not be read" in text
-    for what in ("step-000001.npz", "tokenizer.json", "environment.json"):
+    for what in (
+        "step-000001.npz",
+        "tokenizer.json",
+        "environment.json",
+        "metrics.jsonl: 1 line ",
+        "samples.jsonl: 1 line ",
+    ):
         assert [line for line in found if what in line], what
         assert what in text
 
@@ -212,11 +218,13 @@ def test_a_newer_version_is_read_as_far_as_it_goes(tmp_path: Path, monkeypatch: 
     assert "format 99" in line
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "null\n[1]\n", "{\n"])
-def test_a_run_without_a_row_and_without_layers(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(("content", "lost"), [("", 0), ("\n\n", 0), ("null\n[1]\n", 2), ("{\n", 1)])
+def test_a_run_without_a_row_and_without_layers(tmp_path: Path, content: str, lost: int) -> None:
     run = make_run(tmp_path, "bare", steps=5, observed=False)
     (run.path / "metrics.jsonl").write_text(content)
-    assert report(run, tmp_path / "page.html") == []
+    file = run.path / "metrics.jsonl"
+    said = [f"{file}: {lost} line{'s' * (lost > 1)} of it cannot be read"] if lost else []
+    assert report(run, tmp_path / "page.html") == said
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Not drawn, because these runs hold nothing of it: curves: curves" in text
 

@@ -13,10 +13,11 @@ import pytest
 from nanogpt import views
 from nanogpt.cost import cost
 from nanogpt.errors import UserError
-from nanogpt.observers.store import EDGES, KINDS, STATISTICS, Layers, Observation, Units, read, write
+from nanogpt.observers.store import BINS, EDGES, KINDS, STATISTICS, Layers, Observation, Units, read, write
 from nanogpt.runs import Run
 from nanogpt.views import FIGURES
 from nanogpt.views.curves import smooth, thin
+from nanogpt.views.ridges import SCALES
 from nanogpt.views.rows import groups
 from nanogpt.views.source import differences, distinct, sources
 from nanogpt.views.theme import COLORS, by_depth, ticks
@@ -400,10 +401,25 @@ def test_a_damaged_run_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     files[3].write_bytes(files[3].read_bytes()[:700])
     files[5].write_bytes(b"")
     files[6].write_bytes(b"nonsense")
+    files[7].unlink()
+    files[7].mkdir()
     (one,) = sources(run)
-    assert len(one.steps) == len(files) - 3
-    assert len(one.problems) == 3
-    assert views.heatmap(run).data[0].z.shape[1] == len(files) - 3
+    assert len(one.steps) == len(files) - 4
+    assert len(one.problems) == 4 and one.problems[-1] == f"{files[7]}: Is a directory"
+    assert views.heatmap(run).data[0].z.shape[1] == len(files) - 4
+
+
+def test_what_is_zero_everywhere_has_ridges_too(tmp_path: Path) -> None:
+    """As biases before the first step, in a run that was killed right after it."""
+    run = make_run(tmp_path, steps=1)
+    for path in run.layers.glob("*.npz"):
+        seen = read(path)
+        counts = seen.arrays["weights/histogram"]
+        counts[:, BINS // 2] += counts.sum(1) - counts[:, BINS // 2]
+        counts[:, [n for n in range(BINS) if n != BINS // 2]] = 0
+        write(run.layers, seen)
+    for values in SCALES:
+        assert set(views.ridges(run, kind="weights", values=values).data[-1].text) == {"100% zero"}
 
 
 def test_arrays_that_are_missing_leave_their_picture_out(tmp_path: Path) -> None:

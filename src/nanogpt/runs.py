@@ -213,10 +213,18 @@ class Run:
                     os.fsync(log.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        return _read_lines(self.path / "metrics.jsonl")
+        return _read_lines(self.path / "metrics.jsonl")[0]
 
     def samples(self) -> list[dict[str, Any]]:
-        return _read_lines(self.path / "samples.jsonl")
+        return _read_lines(self.path / "samples.jsonl")[0]
+
+    def unread(self) -> list[str]:
+        """A line for each log of which some lines are no rows, and so left out."""
+        logs = [self.path / file for file in ("metrics.jsonl", "samples.jsonl")]
+        lost = {path: _read_lines(path)[1] for path in logs}
+        return [
+            f"{path}: {count} line{'s' * (count > 1)} of it cannot be read" for path, count in lost.items() if count
+        ]
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: those steps are about to be taken again."""
@@ -224,7 +232,7 @@ class Run:
             path = self.path / file
             if not path.exists():
                 continue
-            kept = [row for row in _read_lines(path) if row["step"] <= step]
+            kept = [row for row in _read_lines(path)[0] if row["step"] <= step]
             text = b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in kept)
             if text != path.read_bytes():
                 write_whole(path, text)
@@ -344,8 +352,8 @@ def own_parts(config: RunConfig) -> tuple[RunConfig, dict[str, bytes]]:
     return (validate(sections), files) if files else (config, files)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log, without a last one that was cut short."""
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Rows of a log, and the number of lines that are none, as a last one that was cut short."""
     with one_line(f"read {path}"):
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows = []
@@ -356,7 +364,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             rows.append(row)
-    return rows
+    return rows, sum(map(bool, lines)) - len(rows)
 
 
 def best_row(metrics: list[dict[str, Any]]) -> dict[str, Any]:

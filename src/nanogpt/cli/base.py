@@ -41,6 +41,11 @@ def split_arguments(arguments: list[str] | None) -> tuple[str | None, list[str]]
     return (words[0] if words else None), [a for a in arguments or [] if "=" in a]
 
 
+def few(lines: list[str], most: int = 5) -> list[str]:
+    """A screen's worth of lines that are much alike."""
+    return lines if len(lines) <= most + 1 else [*lines[:most], f"and {len(lines) - most} more of these"]
+
+
 def print_json(value: Any) -> None:
     print(json_text.dumps(value, ensure_ascii=False))
 

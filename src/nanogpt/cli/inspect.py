@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt.cli.base import Json, RunPath, print_json
+from nanogpt.cli.base import Json, RunPath, few, print_json
 from nanogpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def inspect(
         return print_json({**head, "observed": found is not None, **(found or {}), "problems": problems})
     if found is None:
         why = f"{run}: nothing was observed up to step {step}" if looks else _nothing(opened, layers, settings)
-        return print("\n".join([*problems, why]))
-    screen({**head, **found, "problems": problems})
+        return print("\n".join([*few(problems), why]))
+    screen({**head, **found, "problems": few(problems)})
     return None
 
 

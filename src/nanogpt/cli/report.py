@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nanogpt.cli.base import few
 from nanogpt.errors import UserError
 
 
@@ -33,7 +34,7 @@ def report(
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it, or write elsewhere")
     found = sources([Run.open(path) for path in runs])
-    for problem in write(found, out):
+    for problem in few(write(found, out)):
         print(f"note: {problem}", file=sys.stderr)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
     if figures is not None:

@@ -113,7 +113,8 @@ class Observer:
         try:
             return do()
         except Exception as error:  # whatever it is, it is no reason to stop a training
-            self.end((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+            words = (isinstance(error, OSError) and error.strerror) or str(error).strip() or type(error).__name__
+            self.end(words.splitlines()[0][:200])
             return None
 
     def end(self, reason: str) -> None:

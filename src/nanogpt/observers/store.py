@@ -203,8 +203,10 @@ class Layers:
         for path in steps(self.folder).values():
             try:
                 found.append(read(path))
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 self.problems.append(str(error))
+            except OSError as error:
+                self.problems.append(f"{path}: {error.strerror or error}")
         return found
 
     @property

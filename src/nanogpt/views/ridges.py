@@ -116,6 +116,7 @@ class Shape:
     def _logarithmic(self, whole: Counts) -> None:
         """Two bins an octave, from the smallest size that matters to the largest, on either side of zero."""
         size = whole[MIDDLE + 1 :] + whole[:MIDDLE][::-1]
+        size = size if size.any() else np.ones_like(size)  # zeros alone, as of biases before the first step
         share = np.cumsum(size) / max(1, size.sum())
         low, high = int(np.searchsorted(share, OUTER)), int(np.searchsorted(share, 1 - OUTER))
         low, high = low - low % 2, min(high + 2 - high % 2, MIDDLE)

@@ -30,7 +30,7 @@ class Source:
         self.run, self.number, self.name = run, number, name or run.name
         self.problems: list[str] = []
         self.layers = Layers(run.path)
-        self.problems += self._opened()
+        self.problems += [*self._opened(), *self._try(self.run.unread, [])]
         self._series: dict[tuple[str, str], Numbers] = {}
         self._columns: dict[str, Numbers] = {}
 
