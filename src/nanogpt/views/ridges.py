@@ -119,7 +119,7 @@ class Shape:
         size = size if size.any() else np.ones_like(size)  # zeros alone, as of biases before the first step
         share = np.cumsum(size) / max(1, size.sum())
         low, high = int(np.searchsorted(share, OUTER)), int(np.searchsorted(share, 1 - OUTER))
-        low, high = low - low % 2, min(high + 2 - high % 2, MIDDLE)
+        low, high = low - low % 2, min(high + 2 - high % 2, MIDDLE - MIDDLE % 2)
         self.low, self.high = max(0, min(low, high - 2)), max(2, high)
         edges = np.log2(EDGES[MIDDLE + 1 : -1][self.low : self.high + 1 : 2])
         self.wide = np.diff(edges)
