@@ -3,16 +3,19 @@ learning rates and all, that differ from real ones only in that nothing is train
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from nanogpt.study.conduct import conduct
+from nanogpt.study.conduct import conduct, planned
 from nanogpt.study.execution import Job
 from nanogpt.study.plan import Arm, Plan
+from nanogpt.study.progress import Count, Lines
 from nanogpt.study.verdict import BETTER, EQUIVALENT, UNKNOWN, WORSE, Verdict, arms_against_control, decide, reach
 from tests.studies import BEST, Simulated, fixed, plan_of, quiet
 
@@ -40,12 +43,22 @@ def test_false_alarms_come_as_often_as_planned() -> None:
     assert low <= alarms <= high
 
 
-@pytest.mark.parametrize("curvature", [0.0, 0.001, 0.003, 0.01, 0.02])
-def test_choosing_learning_rates_raises_no_more_false_alarms(curvature: float) -> None:
+ON, BETWEEN = [1e-3, 3.2e-3, 1e-2], [5.3e-4, 1.7e-3, 5.3e-3]
+"""Rates of which one is the best, and of which the best lies half way between two."""
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rates", "curvature"),
+    [
+        (5, ON, 0.0), (5, ON, 0.003), (5, ON, 0.01), (5, ON, 0.02), (5, BETWEEN, 0.005), (5, BETWEEN, 0.01),
+        (20, ON, 0.007), (20, ON, 0.014), (20, BETWEEN, 0.005), (20, BETWEEN, 0.01),
+    ],
+)  # fmt: skip
+def test_choosing_learning_rates_raises_no_more_false_alarms(seeds: int, rates: list[float], curvature: float) -> None:
     """The same two arms with rates chosen and edges widened, in a valley that is flat, or steep, or such that the noise
     of one run (0.007) tips the choice between neighbours: the best of those tried, taken as it is and its noise
-    forgotten, would give up to 18%."""
-    random, plan = np.random.default_rng(), plan_of(margin=1e-6, sweep={"lr": [1e-3, 3.2e-3, 1e-2]})
+    forgotten, would give 18% with five seeds and more with twenty, whose own noise hides less of it."""
+    random, plan = np.random.default_rng(), plan_of(margin=1e-6, seeds=seeds, sweep={"lr": rates})
     studies = [verdicts(plan, Simulated(random, curvature=curvature)) for _ in range(STUDIES)]
     alarms = sum(one.word in (BETTER, WORSE) for (one,) in studies)
     assert alarms <= bound(plan.alpha)[1]
@@ -103,6 +116,24 @@ def test_a_wider_sweep_gains_nothing_because_it_has_seeds_of_its_own(own_seeds: 
         alarms += decide(plan, arms_against_control(plan), lowest)[0].word in (BETTER, WORSE)
     most = stats.binom.isf(RARELY, STUDIES // 4, plan.alpha)
     assert (alarms <= most) == own_seeds
+
+
+def test_only_the_runs_of_the_claim_are_scored_on_the_test_split(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is tried, or measures the noise, is judged on validation, and nothing else of it is shown."""
+    plan = plan_of(noise=None, pilot=2)
+    study, executor = fixed(plan), Simulated(np.random.default_rng())
+    lines = Lines(Count(study), quiet=False)
+
+    def told(jobs: Iterable[Job]) -> None:
+        for job, score in executor.run(list(jobs), quiet):
+            lines(job, {"ended": score})
+
+    told(planned(study))
+    assert {job.seed for job in executor.ran} == {1, 2, 3, 4, 5, 1001, 2001, 2002}
+    assert {job.seed for job in executor.ran if job.test} == {1, 2, 3, 4, 5}
+    printed = capsys.readouterr().out.splitlines()
+    assert {"test" in line for line in printed if re.search("seed[12]00", line)} == {False}
+    assert {"test" in line for line in printed if re.search(r"seed\d ", line)} == {True}
 
 
 def _job(arm: str, seed: int, rate: float) -> Job:

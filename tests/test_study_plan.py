@@ -14,6 +14,7 @@ from nanogpt.cli.base import app
 from nanogpt.config import compose
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
+from nanogpt.study import fixing
 from nanogpt.study.conduct import planned
 from nanogpt.study.fixed import Fixed
 from nanogpt.study.fixing import fix
@@ -89,6 +90,23 @@ def test_seconds_are_matched_by_steps(text: str) -> None:
     assert fixed.arms["wide"].steps < 400
     with pytest.raises(UserError, match=r"solve = \"train\.steps\""):
         fix(tiny(text, match="seconds"), 1, 1)
+
+
+def test_each_arm_is_timed_once_and_the_control_meets_its_own_time(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second timing would differ from the first by noise, and the control miss its own budget; among many, the one
+    whose noise fits best would win."""
+    times = iter((0.003, 0.002, 0.9, 0.4, 0.7))
+    monkeypatch.setattr(fixing, "pace", lambda config, vocab_size, threads: next(times))
+    monkeypatch.setattr(fixing, "_paces", {})
+    settings = [f"data.corpus={text}", *TINY, "train.steps=400"]
+    arms = {"relu": [], "geglu": {"set": ["model.ffn=geglu"], "solve": "train.steps"}}
+    fixed = fix(tiny(text, match="seconds", arms=arms, set=settings, tolerance=0.01), 1, 1)
+    assert fixed.arms["relu"].mismatch == 0
+    assert (fixed.arms["geglu"].pace, fixed.arms["geglu"].steps) == (0.002, 600)
+    assert next(times) == 0.9
+    fast = {"relu": ["train.steps=2"], "geglu": ["train.steps=2", "model.ffn=geglu"]}
+    with pytest.raises(UserError, match=r"0\.004 seconds of training, -33\.3% against 0\.006 of the control"):
+        fix(tiny(text, match="seconds", arms=fast), 1, 1)
 
 
 def test_the_tolerance_that_a_refusal_names_would_do(text: str) -> None:

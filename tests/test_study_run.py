@@ -7,10 +7,12 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nanogpt.errors import RunError, UserError
 from nanogpt.runs import Run
@@ -18,6 +20,7 @@ from nanogpt.study.folder import Study, Unfinished
 from nanogpt.study.plan import Plan, read
 from nanogpt.study.pool import Pool
 from nanogpt.study.report import facts
+from nanogpt.training import checkpoint as checkpoints
 from tests.studies import quiet
 
 KILLS = 10
@@ -85,10 +88,29 @@ def test_every_run_is_an_ordinary_run(whole: Study) -> None:
     score = whole.scores("with")[2]
     assert score.val_loss == min(row["val/loss"] for row in run.metrics() if "val/loss" in row)
     assert score.memory is None or score.memory > 0
-    assert score.parameters == whole.fixed.arms["with"].parameters
     from nanogpt.api import load
 
     assert load(run.path).evaluate("test")["loss"] == pytest.approx(score.test_loss, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_process_trains_one_run_after_the_other_as_each_alone(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting Python and torch takes longer than a small run: it is done once. What was before leaves no trace."""
+    study = Study.begin(plan_of(text), tmp_path / "together", 1, 1)
+    jobs = [study.fixed.job("without", 1001, 0.01), study.fixed.job("with", 1, 0.003)]
+    alone = [replace(jobs[1], folder=str(tmp_path / "alone"))]
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or popen(*a, **k))
+    after_another, apart = dict(Pool(1, 1).run(jobs, quiet)), dict(Pool(1, 1).run(alone, quiet))
+    assert len(started) == 2
+    tried, claimed = after_another.values()
+    assert tried.test_loss is None and tried.test_bpb is None
+    assert replace(claimed, seconds=0, memory=0) == replace(apart[alone[0]], seconds=0, memory=0)
+    weights = [Run(Path(job.folder) / job.name).checkpoint("last") for job in (jobs[1], *alone)]
+    one, other = (checkpoints.load(path).weights for path in weights)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.slow

@@ -26,21 +26,23 @@ class Job:
     overrides: tuple[str, ...]
     steps: int
     folder: str = ""
+    test: bool = True
+    """Whether it is scored on the test split: what only helps to choose never sees it."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What became of a run. Losses in nats per token, bpb in bits per byte, of the checkpoint that is best on val."""
+    """What became of a run. Losses in nats per token, bpb in bits per byte, of the checkpoint that is best on val; of
+    the test split None where the job did not ask."""
 
     val_loss: float
     val_bpb: float
-    test_loss: float
-    test_bpb: float
+    test_loss: float | None
+    test_bpb: float | None
     seconds: float
     """Spent on training steps."""
     memory: int | None
     """Most bytes that the process held beyond what it began with, or that the device gave; None: not known here."""
-    parameters: int
     tokens: int
     diverged: bool = False
     """The loss was not finite: counted as the uniform guess."""

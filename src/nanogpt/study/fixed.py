@@ -9,7 +9,7 @@ from typing import Any
 
 from nanogpt.errors import UserError
 from nanogpt.study.execution import Job
-from nanogpt.study.plan import Plan
+from nanogpt.study.plan import SWEEP_SEEDS, Plan
 from nanogpt.study.verdict import Reach, primary, reach
 
 START_UP = 2.5
@@ -53,7 +53,8 @@ class Fixed:
         swept = [] if rate is None or sweep is None else [f"{sweep.key}={rate:g}"]
         name = f"{arm}-lr{rate:g}-seed{seed}" if swept else f"{arm}-seed{seed}"
         overrides = (*one.overrides, *swept, f"seed={seed}")
-        return Job(name, arm, seed, rate, one.preset, overrides, one.steps, self.runs)
+        claimed = seed <= SWEEP_SEEDS
+        return Job(name, arm, seed, rate, one.preset, overrides, one.steps, self.runs, test=claimed)
 
     def reach(self, measured: float | None = None) -> Reach | None:
         """What it can tell, by the assumed noise or the pilot's; None where nothing is compared, or not yet known."""

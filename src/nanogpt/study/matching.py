@@ -57,12 +57,14 @@ def match(arm: str, preset: str, overrides: Iterable[str], solve: str | None, sp
     """Solve for an arm's number. UserError, with what would do, where it misses the budget by more than allowed."""
     given = tuple(overrides)
     unit = UNITS[budget]
+    if not wanted:
+        raise UserError(f'the control spends no {unit}, as it is counted and not trained: match = "none" or "tokens"')
     if solve is None:
         found = _match(given, "", spent(compose(preset, given)), wanted)
         if abs(found.mismatch) > tolerance:
             knob = "train.steps" if budget == "seconds" else "model.ffn.hidden"
             raise UserError(
-                f"arm {arm}: {found.spent:,.0f} {unit}, {found.mismatch:+.1%} against {wanted:,.0f} of the control; "
+                f"arm {arm}: {amount(found.spent)} {unit}, {found.mismatch:+.1%} against {amount(wanted)} of the control; "
                 f'name what may change, as in solve = "{knob}", or allow it: tolerance = {_above(found.mismatch)}'
             )
         return found
@@ -71,8 +73,8 @@ def match(arm: str, preset: str, overrides: Iterable[str], solve: str | None, sp
     best = _nearest(arm, preset, given, solve, spent, wanted)
     if abs(best.mismatch) > tolerance:
         raise UserError(
-            f"arm {arm}: {unit} cannot be matched: {best.solved} comes nearest, {best.spent:,.0f}, "
-            f"{best.mismatch:+.1%} against {wanted:,.0f}; what would do: another solve, or "
+            f"arm {arm}: {unit} cannot be matched: {best.solved} comes nearest, {amount(best.spent)}, "
+            f"{best.mismatch:+.1%} against {amount(wanted)}; what would do: another solve, or "
             f"tolerance = {_above(best.mismatch)}"
         )
     return best
@@ -80,6 +82,11 @@ def match(arm: str, preset: str, overrides: Iterable[str], solve: str | None, sp
 
 def _match(overrides: tuple[str, ...], solved: str, spent: float, wanted: float) -> Match:
     return Match((*overrides, solved) if solved else overrides, solved, spent, spent / wanted - 1)
+
+
+def amount(spent: float) -> str:
+    """Whole where it is large; of seconds, which may be few, three digits."""
+    return f"{spent:,.0f}" if spent >= 1000 else f"{spent:.3g}"
 
 
 def _above(mismatch: float) -> str:

@@ -1,4 +1,4 @@
-"""This machine as an executor: processes side by side, one run each."""
+"""This machine as an executor: processes side by side, each with one run after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import IO, Any
+from typing import Any
 
 import nanogpt
 from nanogpt.errors import RunError, UserError
@@ -23,7 +23,6 @@ from nanogpt.study.execution import Job, Said, Score
 
 GRACE = 30.0
 """Seconds that runs have to save themselves after Ctrl-C."""
-Messages = Queue[tuple[Job, dict[str, Any] | None]]
 
 
 def shares(processes: int = 0) -> tuple[int, int]:
@@ -43,18 +42,24 @@ class Pool:
 
     def run(self, jobs: Sequence[Job], said: Said) -> Iterator[tuple[Job, Score]]:
         waiting = deque(jobs)
-        at_work: dict[Job, _Worker] = {}
         messages: Messages = Queue()
+        workers: list[_Worker] = []
+        at_work: dict[_Worker, Job] = {}
         try:
-            while waiting or at_work:
-                while waiting and len(at_work) < self.processes:
-                    job = waiting.popleft()
-                    at_work[job] = _Worker(job, self.threads, messages)
-                job, message = messages.get()
+            while waiting and len(workers) < self.processes:
+                workers.append(_Worker(self.threads, messages))
+                at_work[workers[-1]] = workers[-1].begin(waiting.popleft())
+            while at_work:
+                worker, message = messages.get()
+                job = at_work.get(worker)
+                if job is None:
+                    continue  # it has died after its last run
                 if message is None:
-                    at_work.pop(job).ended()
+                    worker.ended(job)
                 elif "score" in message:
-                    at_work.pop(job).stop()
+                    del at_work[worker]
+                    if waiting:
+                        at_work[worker] = worker.begin(waiting.popleft())
                     yield job, Score(**message["score"])
                 elif "error" in message:
                     kind = RunError if message["status"] == 1 else UserError
@@ -62,62 +67,70 @@ class Pool:
                 else:
                     said(job, message)
         except KeyboardInterrupt:
-            for worker in at_work.values():
+            for worker in at_work:
                 worker.interrupt()
+            for worker in at_work:
+                worker.wait(GRACE)
             raise
         finally:
-            for worker in at_work.values():
+            for worker in workers:
                 worker.stop()
 
 
 class _Worker:
-    """One process that trains one run (worker.py): its job goes in as a line of JSON, lines of JSON come out. Its
-    standard input is its life line: it ends when that is closed, so no run outlives a study that was killed."""
+    """One process that trains one run after the other (worker.py): jobs go in as lines of JSON, lines of JSON come out.
+    Python and torch take longer to start than a small run does to train, so they start once. Its standard input is its
+    life line: it ends when that is closed, so no run outlives a study that was killed."""
 
-    def __init__(self, job: Job, threads: int, messages: Messages) -> None:
-        self.job = job
+    def __init__(self, threads: int, messages: Messages) -> None:
+        self.threads = threads
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nanogpt.study.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=_environment(threads),
             start_new_session=True,
         )  # fmt: skip
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps({**asdict(job), "threads": threads}).encode() + b"\n")
-        self.process.stdin.flush()
-        Thread(target=_listen, args=(job, self.process.stdout, messages), daemon=True).start()
+        Thread(target=self._listen, args=(messages,), daemon=True).start()
 
-    def ended(self) -> None:
+    def _listen(self, messages: Messages) -> None:
+        assert self.process.stdout
+        with self.process.stdout as lines:
+            for line in lines:
+                messages.put((self, json.loads(line)))
+        messages.put((self, None))
+
+    def begin(self, job: Job) -> Job:
+        assert self.process.stdin
+        with suppress(OSError):  # it has just died: its output is closed too, which is listened to
+            self.process.stdin.write(json.dumps({**asdict(job), "threads": self.threads}).encode() + b"\n")
+            self.process.stdin.flush()
+        return job
+
+    def ended(self, job: Job) -> None:
         """It has closed its output without an answer."""
         status = self.process.wait()
         self.errors.seek(0)
         last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        raise RunError(f"{self.job.name}: its process ended with status {status}: {' '.join(last) or 'no word of why'}")
+        raise RunError(f"{job.name}: its process ended with status {status}: {' '.join(last) or 'no word of why'}")
 
     def interrupt(self) -> None:
         """Have it save after this step, as Ctrl-C does."""
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT)
+
+    def wait(self, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE)
+            self.process.wait(seconds)
 
     def stop(self) -> None:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
         with suppress(OSError):
             self.process.stdin.close()
         self.process.wait()
         self.errors.close()
 
 
-def _listen(job: Job, out: IO[bytes], messages: Messages) -> None:
-    answered = False
-    for line in out:
-        message = json.loads(line)
-        answered = answered or "score" in message or "error" in message
-        messages.put((job, message))
-    out.close()
-    if not answered:
-        messages.put((job, None))
+Messages = Queue[tuple[_Worker, dict[str, Any] | None]]
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -107,8 +107,8 @@ class Display:
 
 
 def _ended(job: Job, score: Any) -> str:
-    lost = "  diverged" if score.diverged else ""
-    return f"{job.name}  val {score.val_loss:.4f}  test {score.test_loss:.4f}{lost}"
+    test = "" if score.test_loss is None else f"  test {score.test_loss:.4f}"
+    return f"{job.name}  val {score.val_loss:.4f}{test}{'  diverged' if score.diverged else ''}"
 
 
 def view(fixed: Fixed, quiet: bool = False) -> Lines | Display:

@@ -49,7 +49,7 @@ def _numbers(study: Study) -> dict[str, float]:
     for arm, scores in study.outcome.scores.items():
         for split in ("val", "test"):
             found[f"{split}/{arm}"] = float(np.mean([s.of(split, study.plan.metric) for s in scores.values()]))
-        found[f"params/{arm}"] = float(next(iter(scores.values())).parameters)
+        found[f"params/{arm}"] = float(study.fixed.arms[arm].parameters)
     return found
 
 

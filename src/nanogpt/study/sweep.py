@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STEEPEST = 3.0
+STEEPEST = 10.0
 """One neighbour counts as at most so many times as much worse as the other: beyond a cliff, where training diverges,
-a loss says nothing about where the valley is."""
+a loss says nothing about where the valley is. Not less: at 3 two rates that are nearly tied are told apart by noise
+again, a quarter of a step to either side, which gave 8 to 12% false alarms with 20 and 50 seeds."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""One process, one run: reads a job as a line of JSON, trains it or goes on with it, scores it, answers in JSON."""
+"""One process, one run after the other: reads a job as a line of JSON, trains it or goes on with it, scores it, answers
+in JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from queue import Queue
 from threading import Thread
-from typing import IO, Any
-
-import torch
+from typing import Any
 
 from nanogpt.config import compose
 from nanogpt.data.corpora import open_corpus
@@ -22,11 +22,12 @@ from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.observers.attach import attach
 from nanogpt.runs import Run, best_row
+from nanogpt.study import memory
 from nanogpt.study.execution import Job, Score
 from nanogpt.tokenizers import load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
 from nanogpt.training import loop, machine
-from nanogpt.training.evaluate import evaluate
+from nanogpt.training.evaluate import Evaluation, evaluate
 from nanogpt.training.nonfinite import NotFinite
 
 OFTEN = 0.5
@@ -36,30 +37,32 @@ PATIENCE = 60.0
 
 
 def main() -> None:
-    """Answer one job on standard output; end at once when standard input is closed: the study is gone."""
-    line = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 (no lock that a thread could keep)
-    table = json.loads(line.readline())
-    threads = table.pop("threads")
-    Thread(target=_end_with_the_study, args=(line,), daemon=True).start()
+    """Answer jobs on standard output, one at a time; end at once when standard input is closed: the study is gone."""
+    jobs: Queue[dict[str, Any]] = Queue()
+    Thread(target=_listen, args=(jobs,), daemon=True).start()
     out, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
 
     def say(**facts: Any) -> None:
         print(json.dumps(facts), file=out, flush=True)
 
-    try:
-        say(score=asdict(work(Job(**table), threads, say)))
-    except UserError as error:
-        say(error=str(error), status=error.status)
+    while True:
+        table = jobs.get()
+        threads = table.pop("threads")
+        try:
+            say(score=asdict(work(Job(**table), threads, say)))
+        except UserError as error:
+            say(error=str(error), status=error.status)
 
 
-def _end_with_the_study(line: IO[bytes]) -> None:
-    line.read(1)
+def _listen(jobs: Queue[dict[str, Any]]) -> None:
+    for line in open(0, "rb", buffering=0, closefd=False):  # noqa: SIM115 (no buffer whose lock a thread could keep)
+        jobs.put(json.loads(line))
     os._exit(1)
 
 
 def work(job: Job, threads: int, say: Callable[..., None]) -> Score:
     """Train the run, or go on with it from its last checkpoint, and score it."""
-    before, path = held(), Path(job.folder) / job.name
+    before, path = memory.begin(), Path(job.folder) / job.name
     listener = _Progress(say)
     overrides = [*job.overrides, f"train.threads={threads}"]
     try:
@@ -72,8 +75,8 @@ def work(job: Job, threads: int, say: Callable[..., None]) -> Score:
     except NotFinite:
         return diverged(job)
     if ended.ending == "interrupted":
-        raise UserError("interrupted")
-    return score(ended.run, memory(before))
+        raise SystemExit("interrupted")
+    return score(ended.run, job.test, memory.taken(before))
 
 
 class _Progress:
@@ -106,10 +109,25 @@ def _wait_for(run: Run) -> None:
             time.sleep(0.1)
 
 
-def score(run: Run, most: int | None) -> Score:
-    """The checkpoint that is best on validation, on the whole test split."""
-    config, metrics = run.config(), run.metrics()
-    found = checkpoints.load(run.checkpoint("best"))
+def score(run: Run, test: bool, most: int | None) -> Score:
+    """The checkpoint that is best on validation: what training said of it, and its loss on the test split if asked."""
+    metrics = run.metrics()
+    best, last = best_row(metrics), metrics[-1]
+    tested = _tested(run) if test else None
+    return Score(
+        val_loss=best["val/loss"],
+        val_bpb=best["val/bpb"],
+        test_loss=tested.loss if tested else None,
+        test_bpb=tested.bpb if tested else None,
+        seconds=last["seconds"],
+        memory=most,
+        tokens=last["tokens"],
+    )
+
+
+def _tested(run: Run) -> Evaluation:
+    """On the whole test split."""
+    config, found = run.config(), checkpoints.load(run.checkpoint("best"))
     with run.own_parts():
         model = LanguageModel(config.model)
     checkpoints.load_weights(model, found.weights, found.path)
@@ -117,18 +135,7 @@ def score(run: Run, most: int | None) -> Score:
     how.prepare()
     corpus = open_corpus(config.data)
     test = prepare(corpus, load_tokenizer(run.tokenizer_path), corpus.batching)["test"]
-    tested = evaluate(model.to(how.device), test, batching=corpus.batching, machine=how)
-    best, last = best_row(metrics), metrics[-1]
-    return Score(
-        val_loss=best["val/loss"],
-        val_bpb=best["val/bpb"],
-        test_loss=tested.loss,
-        test_bpb=tested.bpb,
-        seconds=last["seconds"],
-        memory=most,
-        parameters=sum(p.numel() for p in model.parameters()),
-        tokens=last["tokens"],
-    )
+    return evaluate(model.to(how.device), test, batching=corpus.batching, machine=how)
 
 
 def diverged(job: Job) -> Score:
@@ -143,27 +150,8 @@ def diverged(job: Job) -> Score:
     bpb = {name: loss / math.log(2) * len(tokens) / tokens.n_bytes for name, tokens in splits.items()}
     metrics = run.metrics()
     seconds, tokens = (metrics[-1][key] if metrics else 0 for key in ("seconds", "tokens"))
-    return Score(loss, bpb["val"], loss, bpb["test"], float(seconds), None, 0, int(tokens), diverged=True)
-
-
-def held() -> int:
-    """Most bytes that this process has held so far; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held, where this process was made from it
-        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(found.split()[1])
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def memory(before: int) -> int | None:
-    """Most bytes of the run itself: on the device, or in this process beyond what it held at first."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return held() - before if before else None
+    test_loss, test_bpb = (loss, bpb["test"]) if job.test else (None, None)
+    return Score(loss, bpb["val"], test_loss, test_bpb, float(seconds), None, int(tokens), diverged=True)
 
 
 if __name__ == "__main__":
