@@ -64,7 +64,8 @@ def match(arm: str, preset: str, overrides: Iterable[str], solve: str | None, sp
         if abs(found.mismatch) > tolerance:
             knob = "train.steps" if budget == "seconds" else "model.ffn.hidden"
             raise UserError(
-                f"arm {arm}: {amount(found.spent)} {unit}, {found.mismatch:+.1%} against {amount(wanted)} of the control; "
+                f"arm {arm}: {amount(found.spent)} {unit}, {found.mismatch:+.1%} against {amount(wanted)} of the "
+                "control; "
                 f'name what may change, as in solve = "{knob}", or allow it: tolerance = {_above(found.mismatch)}'
             )
         return found
