@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nanogpt.config import compose
+from nanogpt.runs import Run
 from nanogpt.study.execution import Job, Said, Score
 from nanogpt.study.fixed import Fixed, FixedArm
+from nanogpt.study.folder import Study
 from nanogpt.study.plan import Plan, read
 
 BEST = 3e-3
@@ -68,3 +72,47 @@ class Simulated:
 @cache
 def _shared(seed: int) -> float:
     return float(np.random.default_rng(seed).normal(0, 0.1))
+
+
+@dataclass
+class Left:
+    """Leaves folders as runs would, with the scores that another executor gives."""
+
+    scores: Any
+    looks: int = 3
+    """Steps, each of which looks at validation; the only one that does where there is one."""
+
+    def run(self, jobs: Sequence[Job], said: Said) -> Iterator[tuple[Job, Score]]:
+        for job, score in self.scores.run(jobs, said):
+            run = Run.create(job.folder, job.name, compose(job.preset, job.overrides))
+            for step in (1, 2, 3):
+                loss = score.val_loss + 1 / step
+                seen = {"val/loss": loss, "val/bpb": 1.0} if self.looks == 3 or step == 3 else {}
+                run.log({"step": step, "seconds": 0.1 * step, "train/loss": loss, **seen})
+            yield job, score
+
+
+@dataclass
+class Given:
+    """Losses that are known beforehand: 2 for every arm, more or less by what is given for each seed, from 1."""
+
+    more: dict[str, Sequence[float]]
+
+    def run(self, jobs: Sequence[Job], said: Said) -> Iterator[tuple[Job, Score]]:
+        for job in jobs:
+            loss = 2 + (self.more[job.arm][job.seed - 1] if job.arm in self.more else 0.0)
+            yield job, Score(loss, 1.0, loss, 1.0, 1.0, None, 100)
+
+
+def finished(folder: Path, executor: Any, **fields: Any) -> Study:
+    """A study of three arms that has ended, in a folder of its own."""
+    (folder / "text.txt").write_text("".join(f"line {n} of a text\n" for n in range(200)))
+    tiny = ["tokenizer=char", "model.dim=8", "model.n_layers=1", "model.context=8", "train.batch=2", "train.steps=3"]
+    table: dict[str, Any] = {
+        "name": "drawn", "folder": str(folder), "question": "Is b better?", "preset": "gpt-64",
+        "set": [f"data.corpus={folder / 'text.txt'}", *tiny], "arms": {"a": [], "b": [], "c": []}, "control": "a",
+        "seeds": 4, "noise": 0.01, "margin": 0.05,
+    }  # fmt: skip
+    begun = Study.begin(read({**table, **fields}), folder, 1, 1)
+    begun.conduct(executor, quiet)
+    return Study.open(begun.path)

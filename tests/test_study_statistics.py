@@ -15,6 +15,7 @@ from nanogpt.study.statistics import (
     detectable,
     estimate,
     holm,
+    holm_levels,
     power,
     power_equivalence,
     seeds_to_detect,
@@ -51,6 +52,15 @@ def test_holm_is_the_closed_test_of_bonferroni(p: list[float]) -> None:
     for n, adjusted in enumerate(holm(p)):
         sets = [s for k in range(1, len(p) + 1) for s in combinations(range(len(p)), k) if n in s]
         assert adjusted == pytest.approx(max(min(1.0, len(s) * min(p[m] for m in s)) for s in sets))
+
+
+@given(P_VALUES, st.floats(0.01, 0.2))
+def test_holms_levels_reject_what_his_adjusted_values_do(p: list[float], alpha: float) -> None:
+    levels = holm_levels(p, alpha)
+    for one, level, adjusted in zip(p, levels, holm(p), strict=True):
+        if abs(adjusted - alpha) > 1e-12:
+            assert (one <= level) == (adjusted <= alpha)
+    assert holm_levels([0.001, 0.2, 0.02, 0.03], 0.06) == pytest.approx([0.015, 0.03, 0.02, 0.03])
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12])

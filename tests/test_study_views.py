@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from plotly.graph_objects import Figure
 
-from nanogpt.config import compose
-from nanogpt.runs import Run
-from nanogpt.study.execution import Job, Said, Score
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Measurement, Series
-from nanogpt.study.plan import read
 from nanogpt.views.studies import FIGURES, figures_of, forest
 from nanogpt.views.studies.charts import draw
 from nanogpt.views.studies.page import write
 from nanogpt.views.view import standalone
-from tests.studies import Simulated, quiet
+from tests.studies import Left, Simulated, finished
 
 EVIL = "</script><b>claim</b> %{x}"
 MEASURE = """
@@ -32,36 +27,15 @@ def look(study):
 """
 
 
-class Trained(Simulated):
-    """Leaves a folder as a run would."""
-
-    def run(self, jobs: Sequence[Job], said: Said) -> Iterator[tuple[Job, Score]]:
-        for job, score in super().run(jobs, said):
-            run = Run.create(job.folder, job.name, compose(job.preset, job.overrides))
-            for step in (1, 2, 3):
-                loss = score.val_loss + 1 / step
-                run.log({"step": step, "seconds": 0.1 * step, "train/loss": loss, "val/loss": loss, "val/bpb": 1.0})
-            yield job, score
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("study")
-    (folder / "text.txt").write_text("".join(f"line {n} of a text\n" for n in range(200)))
     (folder / "look.py").write_text(MEASURE)
-    tiny = ["tokenizer=char", "model.dim=8", "model.n_layers=1", "model.context=8", "train.batch=2", "train.steps=3"]
-    plan = read(
-        {
-            "name": "drawn", "folder": str(folder), "question": "Is b better?", "preset": "gpt-64",
-            "set": [f"data.corpus={folder / 'text.txt'}", *tiny], "arms": {"a": [], "b": [], "c": []}, "control": "a",
-            "seeds": 4, "noise": 0.01, "margin": 0.05, "sweep": {"lr": [1e-3, 3e-3, 1e-2]}, "measure": ["look.py:look"],
-            "claims": [{"says": EVIL, "left": ["b"], "right": ["a", "c"]}],
-            "checks": [{"number": "lowest", "at_most": 99, "says": "the lowest loss"}],
-        }
+    return finished(
+        folder, Left(Simulated(np.random.default_rng(2), effects={"b": -0.3})), measure=["look.py:look"],
+        sweep={"lr": [1e-3, 3e-3, 1e-2]}, claims=[{"says": EVIL, "left": ["b"], "right": ["a", "c"]}],
+        checks=[{"number": "lowest", "at_most": 99, "says": "the lowest loss"}],
     )  # fmt: skip
-    begun = Study.begin(plan, folder, 1, 1)
-    begun.conduct(Trained(np.random.default_rng(2), effects={"b": -0.3}), quiet)
-    return Study.open(begun.path)
 
 
 def test_every_figure_can_be_drawn_and_plotly_takes_it(study: Study) -> None:
@@ -77,12 +51,12 @@ def test_every_figure_can_be_drawn_and_plotly_takes_it(study: Study) -> None:
 
 
 def test_the_forest_shows_the_verdicts(study: Study) -> None:
-    picture = FIGURES["forest"].draw([study], comparisons="each arm against a")
+    picture = FIGURES["forest"].draw([study], comparisons="each arm against a, exploratory")
     assert picture is not None
     better = next(trace for trace in picture["data"] if trace["name"] == "better")
     verdict = next(one for one in study.against_control if one.comparison.name == "b")
     assert better["x"] == [verdict.estimate.mean]
-    assert better["error_x"]["array"] == pytest.approx([verdict.estimate.high - verdict.estimate.mean])
+    assert better["error_x"]["array"] == pytest.approx([verdict.interval[1] - verdict.estimate.mean])
     band = picture["layout"]["shapes"][0]
     assert (band["x0"], band["x1"]) == (-0.05, 0.05)
 
@@ -95,6 +69,12 @@ def test_the_page_escapes_what_a_plan_says_and_holds_everything(study: Study) ->
     for words in ("Is b better?", "A finding.", "the lowest loss", "Not controlled", "chart-1-halves"):
         assert words in page, words
     assert "better" in (study.path / "report.md").read_text()
+
+
+def test_curves_begin_with_a_loss_that_has_more_than_two_points(study: Study, tmp_path: Path) -> None:
+    few = finished(tmp_path, Left(Simulated(np.random.default_rng()), looks=1))
+    shown = [FIGURES["curves"].choices([one])[0]["loss"] for one in (study, few)]
+    assert shown == ["validation", "training"]
 
 
 @pytest.mark.parametrize("kind", ["lines", "points", "bars", "heatmap"])

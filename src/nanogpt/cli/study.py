@@ -159,6 +159,7 @@ def _planned(fixed: Fixed) -> dict[str, Any]:
 
 
 def _show_plan(fixed: Fixed) -> None:
+    from nanogpt.study.conduct import pilot_arms
     from nanogpt.study.report import reach_lines
     from nanogpt.training.progress import duration
 
@@ -177,7 +178,7 @@ def _show_plan(fixed: Fixed) -> None:
     for line in reach_lines(plan, fixed.reach()):
         print(line)
     if plan.pilot:
-        print(f"what it can tell is known after its pilot of {plan.pilot} seeds")
+        print(f"what it can tell is known after its pilot of {plan.pilot} seeds of {' and '.join(pilot_arms(plan))}")
     for claim in plan.claims:
         print(f"claim: {claim.says} (expected: {claim.expect})")
     for check in plan.checks:
@@ -194,11 +195,30 @@ def _finish(path: Path, json: bool) -> int:
     if json:
         print_json(found)
         return 0
-    for verdict in [*found["claims"], *found["against_control"]]:
+    if found["arms"]:
+        _show_losses(done.plan, found["arms"])
+    for verdict in found["claims"]:
+        print(f"{verdict['comparison']}: {verdict['sentence']}")
+    if found["claims"] and found["against_control"]:
+        print(f"each arm against {done.plan.control}, {found['against_control_is']}")
+    for verdict in found["against_control"]:
         print(f"{verdict['comparison']}: {verdict['sentence']}")
     for line in [*(check["sentence"] for check in found["checks"]), *found["findings"]]:
         print(line)
     if found["ending"] != "answered":
-        print("\n" + found["ending"] + "".join(f"\n  {miss}" for miss in found["misses"]))
+        print("\n" + found["answer"] + "".join(f"\n  {miss}" for miss in found["misses"]))
     print(f"\n{done.path / 'report.html'}; open it in a browser")
     return 0
+
+
+def _show_losses(plan: Plan, arms: list[dict[str, Any]]) -> None:
+    """Every arm's, beside the published ones."""
+    from nanogpt.study.tables import losses
+
+    head, rows = losses(plan, arms)
+    made = table(head[0], *(f"#{column}" for column in head[1:]))
+    for row in rows:
+        made.add_row(*row)
+    show_table(made)
+    if plan.reference:
+        print(f"published: {plan.reference}")

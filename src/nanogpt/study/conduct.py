@@ -12,7 +12,7 @@ import numpy as np
 
 from nanogpt.study.execution import Executor, Job, Said, Score
 from nanogpt.study.fixed import Fixed
-from nanogpt.study.plan import PILOT_SEEDS, SWEEP_SEEDS
+from nanogpt.study.plan import PILOT_SEEDS, SWEEP_SEEDS, Plan
 from nanogpt.study.sweep import Choice, choose, rounded, wider
 
 Scores = dict[str, dict[int, Score]]
@@ -68,11 +68,15 @@ def claim_jobs(fixed: Fixed, rates: Mapping[str, float]) -> list[Job]:
     return [fixed.job(arm, seed, rates.get(arm)) for seed in fixed.plan.seeds for arm in fixed.plan.arms]
 
 
-def pilot_jobs(fixed: Fixed) -> list[Job]:
-    """The control (or first arm) and another, at the middle of their rates, on seeds of a pilot's own."""
-    plan = fixed.plan
+def pilot_arms(plan: Plan) -> list[str]:
+    """The two of which a pilot measures the noise: the control (or first arm), and the first other one."""
     first = plan.control or next(iter(plan.arms))
-    arms = [first, next(arm for arm in plan.arms if arm != first)]
+    return [first, next(arm for arm in plan.arms if arm != first)]
+
+
+def pilot_jobs(fixed: Fixed) -> list[Job]:
+    """Both at the middle of their rates, on seeds of a pilot's own."""
+    plan, arms = fixed.plan, pilot_arms(fixed.plan)
     rates = {arm: _middle(plan.arms[arm].lr or (plan.sweep.lr if plan.sweep else [])) for arm in arms}
     seeds = range(PILOT_SEEDS + 1, PILOT_SEEDS + 1 + plan.pilot)
     return [fixed.job(arm, seed, rates[arm]) for seed in seeds for arm in arms]

@@ -116,7 +116,7 @@ class Plan(Section):
     noise: float | None = Field(None, gt=0, description="assumed standard deviation of a difference between two seeds")
     noise_from: str = Field("", description="where that number comes from")
     pilot: int = Field(0, ge=0, le=100, description="instead of noise: seeds of a pilot that measures it")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="false alarms that are accepted, over all comparisons")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="false alarms that are accepted, over all claims (or arms)")
     power: float = Field(0.8, gt=0.5, lt=1, description="chance to find a difference as large as the margin")
     sweep: Sweep | None = Field(None, description="none: each arm's own learning rate is what it is")
     claims: list[Claim] = Field([], description="the criterion of 'reproduced', beside checks")

@@ -107,8 +107,9 @@ class Display:
 
 
 def _ended(job: Job, score: Any) -> str:
-    test = "" if score.test_loss is None else f"  test {score.test_loss:.4f}"
-    return f"{job.name}  val {score.val_loss:.4f}{test}{'  diverged' if score.diverged else ''}"
+    """Without what it has on the test split: that is looked at once, when all is chosen and run."""
+    lost = "  diverged" if score.diverged else ""
+    return f"{job.name}  val {score.val_loss:.4f}{lost}"
 
 
 def view(fixed: Fixed, quiet: bool = False) -> Lines | Display:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from nanogpt.study.conduct import pilot_arms
 from nanogpt.study.folder import Study
 from nanogpt.study.matching import UNITS
-from nanogpt.study.plan import Check, Plan
-from nanogpt.study.verdict import Reach, Verdict, units
+from nanogpt.study.plan import Check, Claim, Plan
+from nanogpt.study.tables import tables
+from nanogpt.study.verdict import UNKNOWN, Reach, Verdict, percent, units
 
-REPRODUCED, NOT_REPRODUCED, ANSWERED = "reproduced", "not reproduced", "answered"
+REPRODUCED, NOT_REPRODUCED, NOT_SETTLED, ANSWERED = "reproduced", "not reproduced", "not settled", "answered"
 
 
 def facts(study: Study) -> dict[str, Any]:
@@ -24,23 +26,52 @@ def facts(study: Study) -> dict[str, Any]:
     verdicts = [_verdict(one) for one in study.claims]
     misses = [f"{v['comparison']}: expected {v['expect']}; {v['sentence']}" for v in verdicts if not v["fits"]]
     misses += [check["sentence"] for check in checks if not check["holds"]]
-    ending = ANSWERED if not (verdicts or checks) else NOT_REPRODUCED if misses else REPRODUCED
+    ending, answer = _ending(study, checks)
     return {
         "name": plan.name,
         "question": plan.question,
         "source": plan.source,
         "quick": plan.is_quick,
         "ending": ending,
+        "answer": answer,
         "misses": misses,
         "claims": verdicts,
         "checks": checks,
         "against_control": [_verdict(one) for one in study.against_control],
+        "against_control_is": exploratory(plan),
         "arms": [_arm(study, arm) for arm in plan.arms],
         "reach": reach_lines(plan, study.reach),
         "numbers": {k: v for one in study.measured().values() for k, v in one.numbers.items()},
         "findings": [line for one in study.measured().values() for line in one.findings],
         "not_controlled": not_controlled(study),
     }
+
+
+def _ending(study: Study, checks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """In a word and in words. A claim that cannot be told yet refutes nothing, and neither does a number that is not
+    there."""
+    if not (study.claims or checks):
+        return ANSWERED, ANSWERED
+    open_ = [one for one in study.claims if one.word == UNKNOWN]
+    refuted = any(not one.fits for one in study.claims if one.word != UNKNOWN)
+    if refuted or any(not check["holds"] for check in checks if math.isfinite(check["got"])):
+        return NOT_REPRODUCED, NOT_REPRODUCED
+    if open_:
+        return NOT_SETTLED, f"{NOT_SETTLED}: {max(open_, key=_how_far).more} would settle it"
+    if any(not check["holds"] for check in checks):
+        return NOT_SETTLED, f"{NOT_SETTLED}: not everything could be measured"
+    return REPRODUCED, REPRODUCED
+
+
+def _how_far(one: Verdict) -> float:
+    return math.inf if one.more_seeds is None else one.more_seeds
+
+
+def exploratory(plan: Plan) -> str:
+    """What the comparisons with the control are: the study's answer, unless it has claims."""
+    if not plan.claims:
+        return "primary"
+    return f"exploratory: it decides nothing, and has false alarms of its own, {plan.alpha:.0%} over all of them"
 
 
 def _numbers(study: Study) -> dict[str, float]:
@@ -90,7 +121,9 @@ def _verdict(one: Verdict) -> dict[str, Any]:
         "fits": one.fits if one.comparison.expect else None,
         "mean": one.estimate.mean,
         "sd": one.estimate.sd,
-        "interval": [one.estimate.low, one.estimate.high],
+        "interval": list(one.interval),
+        "confidence": one.confidence,
+        "interval_alone": [one.estimate.low, one.estimate.high],
         "interval_of_all": list(one.wide),
         "bootstrap": list(one.bootstrapped),
         "differences": list(one.differences),
@@ -110,6 +143,7 @@ def _arm(study: Study, name: str) -> dict[str, Any]:
     return {
         "arm": name,
         "about": study.plan.arms[name].about,
+        "preset": study.plan.arms[name].preset,
         "settings": study.plan.arms[name].set,
         "solved": arm.solved,
         "mismatch": arm.mismatch,
@@ -163,11 +197,21 @@ def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
     """What the study could tell before it ran."""
     if found is None:
         return []
-    return [
+    lines = [
         f"noise of one paired difference: {found.noise:.3g} {units(plan)} ({found.source})",
-        f"noise floor with {found.seeds} seeds: an interval of ±{found.floor:.3g}",
+        f"noise floor with {found.seeds} seeds: a {percent(1 - plan.alpha)} interval of ±{found.floor:.3g}",
         f"smallest difference found {plan.power:.0%} of the time: {found.detectable:.3g}; margin {plan.margin:g}",
     ]
+    pair = f"{', '.join(pilot_arms(plan))} at the middle of their rates" if plan.pilot else "two single arms"
+    if plan.pilot or any(of_many(plan, claim) for claim in plan.claims):
+        lines.append(f"that noise is of {pair}: a claim over means of several arms, or over spreads, has another, and "
+                     "may tell less or more than this says")  # fmt: skip
+    return lines
+
+
+def of_many(plan: Plan, claim: Claim) -> bool:
+    """Whether its differences are of more than two single arms."""
+    return claim.of == "spread" or max(len(plan.named(claim.left)), len(plan.named(claim.right))) > 1
 
 
 # ---- Markdown
@@ -176,7 +220,7 @@ def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
 def markdown(study: Study, found: Mapping[str, Any]) -> str:
     """The report without its figures, from its facts."""
     plan = study.plan
-    how = f"**{found['ending']}**" + (" in its quick form" if plan.is_quick else "")
+    how = f"**{found['answer']}**" + (" (in its quick form)" if plan.is_quick else "")
     parts = [f"# {plan.name}: {plan.question}", how + (f" ({plan.source})" if plan.source else "")]
     if found["misses"]:
         parts.append(_list(found["misses"]))
@@ -189,12 +233,13 @@ def markdown(study: Study, found: Mapping[str, Any]) -> str:
     if found["findings"]:
         parts += ["## Findings", _list(found["findings"])]
     if found["against_control"]:
-        rows = [[v["comparison"], v["sentence"], _span(v["bootstrap"])] for v in found["against_control"]]
-        parts += [f"## Each arm against {plan.control}", _table(["arm", "verdict", "bootstrap"], rows)]
-    if found["arms"]:
-        parts += ["## Losses", _table(*losses(plan, found["arms"])), "## Cost", _table(*costs(found["arms"]))]
-        if plan.reference:
-            parts.insert(-2, f"published: {plan.reference}")
+        rows = [[v["comparison"], v["sentence"]] for v in found["against_control"]]
+        parts.append(f"## Each arm against {plan.control}")
+        parts += ([found["against_control_is"]] if plan.claims else []) + [_table(["arm", "verdict"], rows)]
+    for title, (head, rows) in tables(plan, found).items():
+        parts += [f"## {title}", _table(head, rows)]
+        if title == "Losses" and plan.reference:
+            parts.append(f"published: {plan.reference}")
     parts += ["## The plan, as it was fixed", _list(plan_lines(study)), "## What was not controlled"]
     parts.append(_list(found["not_controlled"]) if found["not_controlled"] else "Nothing is known.")
     return "\n\n".join(parts) + "\n"
@@ -206,7 +251,7 @@ def plan_lines(study: Study) -> list[str]:
     if plan.arms:
         lines.append(f"seeds {', '.join(map(str, plan.seeds))}, the same batches in every arm")
         lines.append(f"primary: {plan.metric} on the test split ({units(plan)}), paired t intervals, Holm over "
-                     f"comparisons, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
+                     f"{'the claims' if plan.claims else 'the arms'}, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
     if plan.match != "none":
         lines.append(f"matched: {UNITS[plan.match]}, within {plan.tolerance:.1%}")
     if plan.sweep:
@@ -216,38 +261,6 @@ def plan_lines(study: Study) -> list[str]:
     lines += reach_lines(plan, study.reach)
     lines += [f"claim: {one.says} (expected: {one.expect})" for one in plan.claims]
     return lines + [f"check: {one.says or one.number}" for one in plan.checks]
-
-
-def losses(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of losses, with the published numbers where there are any."""
-    has = any(row["reference"] is not None for row in rows)
-    head = ["arm", f"test ({units(plan)})", "sd over seeds", "validation", "learning rate"]
-    lines = [
-        [row["arm"], f"{row['test']:.4f}", "" if row["sd"] is None else f"{row['sd']:.4f}", f"{row['val']:.4f}",
-         "" if row["rate"] is None else f"{row['rate']:g}",
-         *([_or_blank(row["reference"])] if has else [])]
-        for row in rows
-    ]  # fmt: skip
-    return [*head, *(["published"] if has else [])], lines
-
-
-def costs(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of costs."""
-    head = ["arm", "parameters", "training FLOPs", "seconds", "memory (MB)", "solved", "mismatch"]
-    lines = [
-        [row["arm"], f"{row['parameters']:,}", f"{row['training_flops']:.3g}", f"{row['seconds']:.1f}",
-         "" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}", row["solved"], f"{row['mismatch']:+.2%}"]
-        for row in rows
-    ]  # fmt: skip
-    return head, lines
-
-
-def _or_blank(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
-
-
-def _span(pair: Sequence[float]) -> str:
-    return f"[{pair[0]:+.4f}, {pair[1]:+.4f}]"
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -83,6 +83,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm's procedure tests each: alpha over all for the smallest, over one fewer for the next, and
+    from the first that is not rejected on, the level at which that one was not. Rejected: p at most its level."""
+    order = np.argsort(p_values)
+    levels, stopped = [0.0] * len(order), 0.0
+    for rank, place in enumerate(order):
+        levels[place] = stopped or alpha / (len(order) - rank)
+        if p_values[place] > levels[place]:
+            stopped = levels[place]
+    return levels
+
+
 def power(difference: float, sd: float, n: int, alpha: float, extra: float = 0.0) -> float:
     """Chance that a two-sided t test of n pairs finds this true difference."""
     shift = difference / sd * math.sqrt(n)

@@ -18,6 +18,7 @@ from nanogpt.study.statistics import (
     estimate,
     half_width,
     holm,
+    holm_levels,
     seeds_to_detect,
     seeds_to_settle,
 )
@@ -57,7 +58,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Verdict:
     """The answer to one comparison. `estimate` has the plain interval at 1 - alpha, `wide` the one that holds for all
-    comparisons of the family at once (Bonferroni). `p`, `p_matters`: adjusted by Holm."""
+    comparisons of the family at once (Bonferroni), `interval` the one that the word rests on. `p`, `p_matters`:
+    adjusted by Holm; `level`, `level_matters`: at which Holm tests this one."""
 
     comparison: Comparison
     differences: tuple[float, ...]
@@ -65,6 +67,8 @@ class Verdict:
     wide: tuple[float, float]
     p: float
     p_matters: float
+    level: float
+    level_matters: float
     family: int
     plan: Plan
 
@@ -75,6 +79,19 @@ class Verdict:
         if self.p <= self.plan.alpha:
             return BETTER if self.estimate.mean < 0 else WORSE
         return UNKNOWN
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval that the verdict rests on. Two one-sided tests at a level go with the interval at 1 - 2 level
+        (Schuirmann 1987)."""
+        return 1 - (2 * self.level_matters if self.word == EQUIVALENT else self.level)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """It lies within the margin where they are equivalent, excludes zero where one is better, else holds zero."""
+        mean, sd = self.estimate.mean, self.estimate.sd
+        half = half_width(sd, len(self.differences), 1 - self.confidence, extra(self.plan))
+        return mean - half, mean + half
 
     @cached_property
     def seeds_needed(self) -> int | None:
@@ -98,21 +115,24 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict in words. Never a bare p value."""
-        one, unit = self.estimate, units(self.plan)
-        size = f"{one.mean:+.4f} [{one.low:+.4f}, {one.high:+.4f}] {unit}"
+        mean, (low, high) = self.estimate.mean, self.interval
+        within = f"{percent(self.confidence)} interval [{low:+.4f}, {high:+.4f}]"
+        size = f"{mean:+.4f} {units(self.plan)}, {within if len(set(self.differences)) > 1 else 'with every seed'}"
         spread = self.comparison.of == "spread"
         if self.word == EQUIVALENT:
-            real = ", though not zero" if self.p <= self.plan.alpha else ""
+            real = ", though not zero" if self.p <= self.plan.alpha and (low > 0 or high < 0) else ""
             return f"equivalent within the margin of {self.plan.margin:g}{real}: {size}"
         if self.word == UNKNOWN:
-            more = f"{self.more_seeds} more seeds" if self.more_seeds else self._no_number
-            return f"cannot tell yet ({more}): {size}"
+            return f"cannot tell yet ({self.more}): {size}"
         words = {BETTER: "smaller spread", WORSE: "larger spread"} if spread else {BETTER: "better", WORSE: "worse"}
-        small = "" if abs(one.mean) >= self.plan.margin else f", by less than the margin of {self.plan.margin:g}"
+        small = "" if abs(mean) >= self.plan.margin else f", by less than the margin of {self.plan.margin:g}"
         return f"{words[self.word]}{small}: {size}"
 
     @property
-    def _no_number(self) -> str:
+    def more(self) -> str:
+        """How many seeds would settle it."""
+        if self.more_seeds is not None:
+            return f"{self.more_seeds} more seeds"
         if self.plan.sweep is None:
             return f"over {MOST_SEEDS} more seeds"
         return f"over {MOST_SEEDS} more seeds, unless the sweep has more than {self.plan.sweep.seeds}"
@@ -126,6 +146,11 @@ class Verdict:
 def extra(plan: Plan) -> float:
     """What choosing learning rates adds to the variance of a mean difference (statistics.py)."""
     return 0.0 if plan.sweep is None else CHOICE / plan.sweep.seeds
+
+
+def percent(confidence: float) -> str:
+    """95%, 99.2%."""
+    return f"{100 * confidence:.3g}%"
 
 
 def units(plan: Plan) -> str:
@@ -156,11 +181,11 @@ def decide(plan: Plan, family: Sequence[Comparison], losses: Losses) -> list[Ver
     values = [one.differences(losses, plan.seeds) for one in family]
     found = [estimate(v, plan.margin, plan.alpha, extra(plan)) for v in values]
     wide = [estimate(v, plan.margin, plan.alpha / len(family), extra(plan)) for v in values]
-    adjusted = holm([one.p for one in found])
-    matters = holm([one.p_matters for one in found])
+    p, matters = [one.p for one in found], [one.p_matters for one in found]
+    tests = zip(holm(p), holm(matters), holm_levels(p, plan.alpha), holm_levels(matters, plan.alpha), strict=True)
     return [
-        Verdict(comparison, tuple(v), one, (w.low, w.high), p, q, len(family), plan)
-        for comparison, v, one, w, p, q in zip(family, values, found, wide, adjusted, matters, strict=True)
+        Verdict(comparison, tuple(v), one, (w.low, w.high), *test, len(family), plan)
+        for comparison, v, one, w, test in zip(family, values, found, wide, tests, strict=True)
     ]
 
 

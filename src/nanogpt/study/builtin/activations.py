@@ -25,7 +25,7 @@ def dead_neurons(study: Study) -> Measurement:
         ends = [dead(seen[-1]) for seen in looks]
         first[arm] = float(np.mean([dead(seen[0]) for seen in looks]))
         last[arm], low[arm], high[arm] = float(np.mean(ends)), min(ends), max(ends)
-        losses[arm] = float(np.mean([score.test_loss for score in study.scores(arm).values()]))
+        losses[arm] = float(np.mean([score.of("test", "loss") for score in study.scores(arm).values()]))
     rank = float(stats.spearmanr([last[arm] for arm in arms], [losses[arm] for arm in arms]).statistic)
     some = ", ".join(
         f"{arm} {100 * last[arm]:.1f}%" for arm in sorted(arms, key=lambda arm: -last[arm]) if last[arm] > 0

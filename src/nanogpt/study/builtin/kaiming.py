@@ -80,7 +80,7 @@ def spreads(study: Study) -> Measurement:
     numbers, says, bars, maps = {}, [], [], []
     for net in nets:
         losses = {
-            rescue: np.array([[study.scores(names[net, init, rescue])[seed].test_loss for init in inits]
+            rescue: np.array([[study.scores(names[net, init, rescue])[seed].of("test", "loss") for init in inits]
                               for seed in study.plan.seeds])
             for rescue in rescues if (net, inits[0], rescue) in names
         }  # fmt: skip

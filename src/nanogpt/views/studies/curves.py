@@ -17,6 +17,8 @@ from nanogpt.views.view import Choice, Picture, View, axis, figure
 
 MANY = 8
 """Arms that can still be told apart; of more, each is drawn beside the control alone."""
+FEW = 3
+"""Points of which no curve is made: where validation has fewer, the training loss is shown first."""
 WORDS = {"validation": "val/", "training": "train/"}
 
 
@@ -26,7 +28,9 @@ def choices(found: Sequence[Study]) -> list[Choice]:
     if not arms:
         return []
     groups = ["all", *([arm for arm in arms if arm != study.plan.control] if len(arms) > MANY else [])]
-    return [{"arms": g, "loss": loss, "x": x} for g in groups for loss in WORDS for x in ("steps", "seconds")]
+    looked = max(len(_line(study, arm, study.plan.seeds[0], f"val/{study.plan.metric}", "step")[0]) for arm in arms)
+    shown = list(WORDS) if looked >= FEW else list(reversed(WORDS))
+    return [{"arms": g, "loss": loss, "x": x} for g in groups for loss in shown for x in ("steps", "seconds")]
 
 
 def draw(found: Sequence[Study], arms: str, loss: str, x: str) -> Picture | None:

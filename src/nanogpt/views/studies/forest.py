@@ -18,7 +18,8 @@ WORDS = {EQUIVALENT: "equivalent within the margin", UNKNOWN: "cannot tell yet"}
 
 
 def families(study: Study) -> dict[str, list[Verdict]]:
-    found = {"claims": study.claims, f"each arm against {study.plan.control}": study.against_control}
+    others = f"each arm against {study.plan.control}" + (", exploratory" if study.claims else "")
+    found = {"claims": study.claims, others: study.against_control}
     return {name: verdicts for name, verdicts in found.items() if verdicts}
 
 
@@ -46,14 +47,14 @@ def draw(found: Sequence[Study], comparisons: str) -> Picture | None:
 
 
 def _intervals(word: str, color: str, symbol: str, rows: Sequence[tuple[str, Verdict]]) -> dict[str, Any]:
-    """Means with their own intervals: thick."""
+    """Means with the intervals that their verdicts rest on: thick."""
     means = [one.estimate.mean for _, one in rows]
     return {
         "type": "scatter", "mode": "markers", "x": means, "y": [name for name, _ in rows], "name": word,
         "marker": {"color": color, "symbol": symbol, "size": 11, "line": {"color": color, "width": 2}},
         "error_x": {"type": "data", "symmetric": False, "thickness": 3, "width": 0, "color": color,
-                    "array": [one.estimate.high - one.estimate.mean for _, one in rows],
-                    "arrayminus": [one.estimate.mean - one.estimate.low for _, one in rows]},
+                    "array": [one.interval[1] - one.estimate.mean for _, one in rows],
+                    "arrayminus": [one.estimate.mean - one.interval[0] for _, one in rows]},
         "text": [wrapped(one.sentence, 60) for _, one in rows],
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
@@ -83,8 +84,9 @@ def _seeds(names: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Any]:
 forest = View(
     "Comparisons",
     "Differences",
-    "The mean over paired seeds with its t interval (thick) and the interval that holds for all comparisons at once "
-    "(thin); each tick is one seed. Inside the shaded band a difference would not matter.",
+    "The mean over paired seeds with the t interval that its verdict rests on (thick; the verdict names its "
+    "confidence) and the interval that holds for all comparisons at once (thin); each tick is one seed. Inside the "
+    "shaded band a difference would not matter.",
     draw,
     choices,
     studies,

@@ -10,7 +10,7 @@ from typing import Any
 from nanogpt.files import write_whole
 from nanogpt.runs import as_json
 from nanogpt.study.folder import Study
-from nanogpt.study.report import NOT_REPRODUCED, costs, facts, losses, markdown, plan_lines
+from nanogpt.study.report import NOT_REPRODUCED, NOT_SETTLED, facts, markdown, plan_lines, tables
 from nanogpt.study.verdict import EQUIVALENT, UNKNOWN
 from nanogpt.views import page as pages
 from nanogpt.views.report import Drawn, page
@@ -50,8 +50,8 @@ def words(study: Study) -> str:
 
 def _head(found: Mapping[str, Any]) -> str:
     """The question, and in one word the answer."""
-    ending = found["ending"] + (" in its quick form" if found["quick"] else "")
-    mark = "bad" if found["ending"] == NOT_REPRODUCED else "good"
+    ending = found["answer"] + (" (in its quick form)" if found["quick"] else "")
+    mark = {NOT_REPRODUCED: "bad", NOT_SETTLED: "warn"}.get(found["ending"], "good")
     source = f'<p class="missing">{escape(found["source"])}</p>' if found["source"] else ""
     items = "".join(_item(mark, ending if n == 0 else "", line) for n, line in enumerate(found["misses"]))
     answer = items or _item(mark, ending, "")
@@ -69,9 +69,9 @@ def _verdicts(study: Study, found: Mapping[str, Any]) -> str:
         rows = [_item("good" if one["holds"] else "bad", "", one["sentence"]) for one in found["checks"]]
         parts.append(f'<h3>Numbers beside published ones</h3><ul class="findings">{"".join(rows)}</ul>')
     if found["against_control"]:
-        parts.append(
-            f"<h3>Each arm against {escape(str(study.plan.control))}</h3>" + _answers(found["against_control"])
-        )
+        title = f"<h3>Each arm against {escape(str(study.plan.control))}</h3>"
+        note = f'<p class="missing">{escape(found["against_control_is"])}</p>' if found["claims"] else ""
+        parts.append(title + note + _answers(found["against_control"]))
     if found["findings"]:
         parts.append("<h3>Measured</h3>" + _list(found["findings"]))
     return _section("Verdicts", "".join(parts) or "<p>Nothing was compared.</p>")
@@ -94,11 +94,11 @@ def _item(level: str, word: str, text: str) -> str:
 
 def _tables(study: Study, found: Mapping[str, Any]) -> str:
     parts = []
-    for title, (head, rows) in (("Losses", losses(study.plan, found["arms"])), ("Cost", costs(found["arms"]))):
+    for title, (head, rows) in tables(study.plan, found).items():
         cells = [[escape(cell) for cell in row] for row in rows]
         parts.append(f"<h3>{title}</h3>" + pages.table([escape(cell) for cell in head], cells, "runs"))
-    if study.plan.reference:
-        parts.append(f'<p class="missing">published: {escape(study.plan.reference)}</p>')
+        if title == "Losses" and study.plan.reference:
+            parts.append(f'<p class="missing">published: {escape(study.plan.reference)}</p>')
     return "".join(parts)
 
 
