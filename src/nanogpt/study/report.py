@@ -251,7 +251,7 @@ def plan_lines(study: Study) -> list[str]:
     if plan.arms:
         lines.append(f"seeds {', '.join(map(str, plan.seeds))}, the same batches in every arm")
         lines.append(f"primary: {plan.metric} on the test split ({units(plan)}), paired t intervals, Holm over "
-                     f"{'the claims' if plan.claims else 'the arms'}, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
+                     f"the {'claims' if plan.claims else 'arms'}, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
     if plan.match != "none":
         lines.append(f"matched: {UNITS[plan.match]}, within {plan.tolerance:.1%}")
     if plan.sweep:
