@@ -250,8 +250,9 @@ def plan_lines(study: Study) -> list[str]:
     lines = [f"base: {plan.preset} {' '.join(plan.set)}".strip()]
     if plan.arms:
         lines.append(f"seeds {', '.join(map(str, plan.seeds))}, the same batches in every arm")
+        family = "the claims" if plan.claims else "the arms"
         lines.append(f"primary: {plan.metric} on the test split ({units(plan)}), paired t intervals, Holm over "
-                     f"the {'claims' if plan.claims else 'arms'}, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
+                     f"{family}, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
     if plan.match != "none":
         lines.append(f"matched: {UNITS[plan.match]}, within {plan.tolerance:.1%}")
     if plan.sweep:
