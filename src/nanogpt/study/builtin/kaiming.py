@@ -86,30 +86,25 @@ def spreads(study: Study) -> Measurement:
         }  # fmt: skip
         found = {rescue: np.ptp(each, 1) for rescue, each in losses.items()}
         means = {rescue: float(each.mean()) for rescue, each in found.items()}
+        parts = []
         for rescue, mean in means.items():
-            numbers[f"{net}, {rescue}: spread"] = mean
-            numbers[f"{net}, {rescue}: spread, share of none's"] = mean / means["none"]
-        says.append(f"{NETS.get(net, net)}: " + ", ".join(f"{rescue} {mean:.3f}" for rescue, mean in means.items()))
-        bars.append(
-            Series(
-                NETS.get(net, net),
-                list(means),
-                list(means.values()),
-                low=[float(e.min()) for e in found.values()],
-                high=[float(e.max()) for e in found.values()],
-            )
-        )
+            share, by_start = mean / means["none"], losses[rescue].mean(0)
+            numbers |= {f"{net}, {rescue}: spread": mean, f"{net}, {rescue}: spread, share of none's": share}
+            parts.append(f"{rescue} {mean:.3f} ({share:.0%}; {by_start.min():.2f} to {by_start.max():.2f})")
+        says.append(f"{NETS[net]}: {', '.join(parts)}")
+        bars.append(Series(NETS[net], list(means), list(means.values()), [float(each.min()) for each in found.values()],
+                           [float(each.max()) for each in found.values()]))  # fmt: skip
         rows = [Series(init, list(losses), [float(each[:, row].mean()) for each in losses.values()])
                 for row, init in enumerate(inits)]  # fmt: skip
-        title = f"Loss by initialisation and rescue: {NETS.get(net, net)}"
         text = "Mean test loss over seeds; a run that diverged counts as every letter alike, ln 27 = 3.30."
-        maps.append(Chart(title, text, "rescue", "initialisation", rows, kind="heatmap", z="loss (nats)"))
-    text = "Largest minus smallest test loss over the initialisations, mean and range of the seeds."
-    title = "How much the initialisation matters"
-    first = Chart(title, text, "rescue", "spread of the loss (nats)", bars, kind="bars")
-    return Measurement(
-        numbers, [f"Spread of the test loss over {', '.join(inits)} (nats). {'; '.join(says)}."], [first, *maps]
-    )
+        maps.append(Chart(f"Loss by initialisation and rescue: {NETS[net]}", text, "rescue", "initialisation", rows,
+                          kind="heatmap", z="loss (nats)"))  # fmt: skip
+    first = Chart("How much the initialisation matters",
+                  "Largest minus smallest test loss over the initialisations, mean and range of the seeds.", "rescue",
+                  "spread of the loss (nats)", bars, kind="bars")  # fmt: skip
+    says = [f"Spread of the test loss over {', '.join(inits)} in nats (share of the spread with no rescue; mean losses "
+            f"from the best start to the worst). {one}." for one in says]  # fmt: skip
+    return Measurement(numbers, says, [first, *maps])
 
 
 NETS = {"deep": "22 ReLU layers on names", "lm": "language model of 4 blocks on names"}
