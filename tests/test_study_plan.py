@@ -15,10 +15,13 @@ from nanogpt.config import compose
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.study import fixing
-from nanogpt.study.conduct import planned
+from nanogpt.study.conduct import Outcome, planned
 from nanogpt.study.fixed import Fixed
 from nanogpt.study.fixing import fix
+from nanogpt.study.folder import Study
+from nanogpt.study.measurement import function
 from nanogpt.study.plan import Plan, builtin, read
+from nanogpt.study.report import not_controlled, plan_lines
 from nanogpt.training.setup import step_seed
 
 TINY = ["model.dim=16", "model.n_layers=1", "model.context=8", "train.batch=2", "train.steps=4", "tokenizer=char"]
@@ -166,6 +169,11 @@ def test_a_plan_that_cannot_work_is_refused_in_one_line(text: str, fields: dict[
         ({"arms": {"relu": [], "x": {"solve": "model.ffn.hiden"}}}, "hiden"),
         ({"match": "none", "sweep": {"lr": [1, 2, 3], "key": "optim.optimizer.rate"}}, "rate"),
         ({"match": "none", "set": ["data.corpus=names-makemore", *TINY]}, "no test split"),
+        ({"match": "none", "arms": {"relu": [], "x": ["tokenizer=byte"]}}, 'metric = "bpb"'),
+        ({"match": "none", "arms": {"relu": [], "x": ["data.corpus=shakespeare"]}}, "tested on another text"),
+        ({"match": "none", "arms": {"relu": [], "x": []}}, "arms relu and x have the same settings"),
+        ({"match": "none", "arms": {"relu": [], "x": ["model.norm=layernorm(eps=1e-5)"]}}, "the same settings"),
+        ({"measure": ["nowhere.py:count"]}, "no file nowhere.py"),
     ],
 )
 def test_what_only_a_model_or_a_text_can_tell_is_refused_too(
@@ -235,6 +243,45 @@ def test_one_seed_gives_every_arm_the_same_batches_and_weights(text: str) -> Non
         assert all(torch.equal(one[n], other[n]) for n in same)
         share = sum(other[n].numel() for n in same) / sum(p.numel() for p in other.values())
         assert fixed.arms["geglu"].shared == pytest.approx(share, abs=0.05)  # counted at the text's own vocabulary
+
+
+def test_arms_that_read_other_batches_are_said_to(text: str) -> None:
+    arms = {"relu": [], "tall": ["train.batch=4"], "long": ["model.context=16"]}
+    one, other = (Study(Path("none"), fix(tiny(text, match="none", **more), 1, 1)) for more in ({}, {"arms": arms}))
+    for study in (one, other):
+        vars(study)["outcome"] = Outcome()  # nothing has run
+    assert "seeds 1, 2, 3, the same batches in every arm" in plan_lines(one)
+    assert "seeds 1, 2, 3" in plan_lines(other)
+    assert (
+        "the arms do not read the same batches: 2 rows of 8 tokens of char (stream) in relu; 4 rows of 8 tokens of char "
+        "(stream) in tall; 2 rows of 16 tokens of char (stream) in long"
+    ) in not_controlled(other)
+    assert not any("batches" in line for line in not_controlled(one))
+    assert not fix(
+        tiny(text, match="none", metric="bpb", arms={"relu": [], "x": ["tokenizer=byte"]}), 1, 1
+    ).same_batches
+
+
+def test_a_function_that_measures_may_have_classes_of_its_own(tmp_path: Path) -> None:
+    """Its module is known to Python: dataclasses look there for their annotations, pickle for the class."""
+    (tmp_path / "mine.py").write_text("""
+from __future__ import annotations
+import pickle
+from dataclasses import dataclass
+from typing import ClassVar
+@dataclass
+class Pair:
+    one: int
+    two: ClassVar[int] = 2
+def count(study):
+    return pickle.loads(pickle.dumps(Pair(1)))
+""")
+    assert function(str(tmp_path), "mine.py:count")(None).one == 1  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="no function 'cuont'; did you mean 'count'"):
+        function(str(tmp_path), "mine.py:cuont")
+    (tmp_path / "broken.py").write_text("def count(:")
+    with pytest.raises(UserError, match="SyntaxError"):
+        function(str(tmp_path), "broken.py:count")
 
 
 def test_the_precision_is_the_controls_for_every_arm(text: str) -> None:

@@ -62,7 +62,7 @@ def user_class(name: str) -> Callable[..., Any]:
     path = (PARTS_FOLDER.get() / Path(file).expanduser()).resolve()
     if not path.is_file():
         raise UserError(f"{name}: no file {path}")
-    module = _user_module(path)
+    module = user_module(path)
     found = getattr(module, attribute, None)
     if not callable(found):
         classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
@@ -75,8 +75,9 @@ def is_users(part: Any) -> bool:
     return ".py:" in getattr(getattr(part, "spec", None), "name", "")
 
 
-def _user_module(path: Path) -> ModuleType:
-    """Run a user's file once for each of its contents, so that all layers share one class."""
+def user_module(path: Path) -> ModuleType:
+    """Run a user's file once for each of its contents, so that all layers share one class. UserError for whatever it
+    raises."""
     try:
         digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()
     except OSError as error:

@@ -18,7 +18,8 @@ START_UP = 2.5
 
 @dataclass(frozen=True)
 class FixedArm:
-    """An arm as it will run. `shared`: the share of its parameters that begin as the control's of the same seed do."""
+    """An arm as it will run. `shared`: the share of its parameters that begin as the control's of the same seed do.
+    `batches`: what it reads in a step; arms in which that is the same read the same, seed by seed."""
 
     preset: str
     overrides: tuple[str, ...]
@@ -32,6 +33,7 @@ class FixedArm:
     pace: float
     scoring: float
     shared: float
+    batches: str = ""
 
     @property
     def seconds(self) -> float:
@@ -47,6 +49,10 @@ class Fixed:
     threads: int
     runs: str = ""
     """Folder of the runs."""
+
+    @property
+    def same_batches(self) -> bool:
+        return len({arm.batches for arm in self.arms.values()}) == 1
 
     def job(self, arm: str, seed: int, rate: float | None) -> Job:
         one, sweep = self.arms[arm], self.plan.sweep

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -15,10 +16,13 @@ from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel, field, resolve_model
 from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.parts import build
+from nanogpt.study.comparable import batches, check_different, check_text
 from nanogpt.study.estimate import pace
 from nanogpt.study.fixed import Fixed, FixedArm, check_reach
 from nanogpt.study.matching import Match, match, spender, tokens
+from nanogpt.study.measurement import function
 from nanogpt.study.plan import Plan
+from nanogpt.study.verdict import primary
 from nanogpt.tokenizers import tokenizer_for
 from nanogpt.training import machine
 
@@ -29,18 +33,28 @@ split for a text whose literature has none."""
 
 def fix(plan: Plan, processes: int, threads: int) -> Fixed:
     """Everything that is decided before the first run. Reads the text, trains nothing."""
+    for name in plan.measure:
+        function(plan.folder, name)
     arms: dict[str, FixedArm] = {}
+    settings: dict[str, str] = {}
     order = sorted(plan.arms, key=lambda arm: arm != plan.control)  # the control first: the others get what it spends
-    precision = _precision(plan, order[0]) if order else ""
     for name in order:
-        try:
-            arms[name] = _fix(plan, name, precision, threads, arms)
-        except UserError as error:
-            text = str(error)
-            raise UserError(f"study {plan.name}: {'' if text.startswith('arm ') else f'arm {name}: '}{text}") from None
+        with _saying(plan, name):
+            arms[name], settings[name] = _fix(plan, name, order[0], threads, arms)
+            check_different(settings)
     fixed = Fixed(plan, {name: arms[name] for name in plan.arms}, processes, threads)
     check_reach(plan, fixed.reach())
     return fixed
+
+
+@contextmanager
+def _saying(plan: Plan, arm: str) -> Iterator[None]:
+    """Which study and which arm it is that cannot work."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"study {plan.name}: {'' if text.startswith('arm') else f'arm {arm}: '}{text}") from None
 
 
 def _pace(config: RunConfig, vocab_size: int, threads: int) -> float:
@@ -58,19 +72,22 @@ def _base(plan: Plan, arm: str) -> tuple[str, list[str]]:
     return plan.arms[arm].preset or plan.preset, [*SETTINGS, *plan.set, *plan.arms[arm].set]
 
 
-def _precision(plan: Plan, arm: str) -> str:
+def _precision(config: RunConfig) -> str:
     """The control's, for all: where the machine would choose by width, arms would differ in more than their names."""
-    config = compose(*_base(plan, arm))
     dim = config.model.dim if isinstance(config.model.dim, int) else 1
     return machine.choose(config.train, dim=dim, flops=0.0).precision
 
 
-def _fix(plan: Plan, name: str, precision: str, threads: int, done: Mapping[str, FixedArm]) -> FixedArm:
+def _fix(plan: Plan, name: str, first: str, threads: int, done: Mapping[str, FixedArm]) -> tuple[FixedArm, str]:
+    """The arm, and its settings in full. `first`: the control, or the first of the arms."""
     preset, overrides = _base(plan, name)
-    overrides = [f"train.precision={precision}", *overrides]
+    its = compose(*_base(plan, first))
+    overrides = [f"train.precision={_precision(its)}", *overrides]
     config = compose(preset, overrides)
     _check(plan, name, config)
-    vocab_size, sizes = _text(config.tokenizer, config.data.model_dump_json())
+    if primary(plan):
+        check_text(name, config, first, its, plan.metric)
+    vocab_size, sizes, batching = _text(config.tokenizer, config.data.model_dump_json())
     found = Match(tuple(overrides), "", 0.0, 0.0)
     if plan.match != "none":
         spent = spender(plan.match, vocab_size, lambda c: _pace(c, vocab_size, threads))
@@ -85,7 +102,7 @@ def _fix(plan: Plan, name: str, precision: str, threads: int, done: Mapping[str,
         config.train.steps, config.train.steps // config.train.eval_every if config.train.eval_every else 10
     )
     forward = step / 3 / (config.train.batch * config.model.context)
-    return FixedArm(
+    fixed = FixedArm(
         preset=preset,
         overrides=found.overrides,
         solved=found.solved,
@@ -98,7 +115,10 @@ def _fix(plan: Plan, name: str, precision: str, threads: int, done: Mapping[str,
         pace=step,
         scoring=forward * (evaluations * sizes["val"] + sizes["test"]),
         shared=_shared(config, vocab_size, done.get(plan.control or "")),
+        batches=batches(config, batching),
     )
+    whole = config.model_copy(update={"preset": "", "model": model})
+    return fixed, f"{whole.model_dump_json()} {plan.arms[name].lr}"
 
 
 def _check(plan: Plan, name: str, config: RunConfig) -> None:
@@ -118,8 +138,9 @@ def _swept(plan: Plan, name: str) -> tuple[str, list[str]]:
 
 
 @cache
-def _text(tokenizer: str, data: str) -> tuple[int, dict[str, int]]:
-    """Size of the vocabulary, and tokens of each split. UserError where there is no test split to make claims on."""
+def _text(tokenizer: str, data: str) -> tuple[int, dict[str, int], str]:
+    """Size of the vocabulary, tokens of each split, and how they make batches. UserError where there is no test split
+    to make claims on."""
     corpus = open_corpus(DataConfig.model_validate_json(data))
     if "test" not in corpus.splits:
         raise UserError(
@@ -127,7 +148,8 @@ def _text(tokenizer: str, data: str) -> tuple[int, dict[str, int]]:
             f"it has {', '.join(corpus.splits)}; a file of your own is given one"
         )
     made = tokenizer_for(tokenizer, corpus)
-    return made.vocab_size, {name: len(split) for name, split in prepare(corpus, made, corpus.batching).items()}
+    sizes = {name: len(split) for name, split in prepare(corpus, made, corpus.batching).items()}
+    return made.vocab_size, sizes, corpus.batching
 
 
 def _shared(config: RunConfig, vocab_size: int, control: FixedArm | None) -> float:

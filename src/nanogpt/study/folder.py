@@ -13,7 +13,6 @@ checkpoint, and all the rest follows from the plan.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from nanogpt.runs import Run, as_json
 from nanogpt.study.conduct import Outcome, conduct, pilot
 from nanogpt.study.execution import Executor, Job, Said, Score
 from nanogpt.study.fixed import Fixed, check_reach
-from nanogpt.study.measurement import Measurement
+from nanogpt.study.measurement import Measurement, function
 from nanogpt.study.plan import Plan
 from nanogpt.study.verdict import Reach, Verdict, arms_against_control, claims, decide
 
@@ -137,19 +136,14 @@ class Study:
     def conduct(self, executor: Executor, said: Said) -> None:
         """Run and measure whatever is missing."""
         with Run(self.path).held():
+            missing = {name: place for name, place in self._measured().items() if not place.exists()}
+            measures = {name: function(self.plan.folder, name) for name in missing}
             kept = Kept(self.path / SCORES, executor)
             if self.plan.pilot:
                 check_reach(self.plan, self.fixed.reach(pilot(self.fixed, kept, said)))
             conduct(self.fixed, kept, said)
-            for name in self.plan.measure:
-                self._measure(name)
-
-    def _measure(self, name: str) -> None:
-        file, _, function = name.partition(":")
-        place = self.path / MEASURED / f"{function}.json"
-        if not place.exists():
-            answer = _function(Path(self.plan.folder) / file, function)(self)
-            write_whole(place, as_json(answer.as_dict()))
+            for name, measure in measures.items():
+                write_whole(missing[name], as_json(measured(self, name, measure).as_dict()))
 
     # ---- what it says
 
@@ -166,12 +160,15 @@ class Study:
 
     def measured(self) -> dict[str, Measurement]:
         """By the name of the function."""
-        names = [name.partition(":")[2] for name in self.plan.measure]
-        places = {name: self.path / MEASURED / f"{name}.json" for name in names}
+        places = self._measured()
         missing = [name for name, place in places.items() if not place.exists()]
         if missing:
             raise Unfinished(f"{missing[0]} has not been measured yet")
-        return {name: Measurement.of(_json(place)) for name, place in places.items()}
+        return {place.stem: Measurement.of(_json(place)) for place in places.values()}
+
+    def _measured(self) -> dict[str, Path]:
+        """Where the answer of each of the plan's measurements is kept."""
+        return {name: self.path / MEASURED / f"{name.partition(':')[2]}.json" for name in self.plan.measure}
 
     @cached_property
     def claims(self) -> list[Verdict]:
@@ -197,14 +194,14 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _function(file: Path, name: str) -> Callable[[Study], Measurement]:
-    """A measurement that comes with the plan."""
-    spec = importlib.util.spec_from_file_location(f"nanogpt_study_{file.stem}", file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise UserError(f"measure: no file {file}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise UserError(f"measure: {file} has no function {name}")
-    return found
+def measured(study: Study, name: str, measure: Callable[[Study], Measurement]) -> Measurement:
+    """What one of the plan's functions answers."""
+    try:
+        answer = measure(study)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a plan's file raises, it is that file that is to be mended
+        raise RunError(f"measure={name}: {type(error).__name__}: {error}") from error
+    if not isinstance(answer, Measurement):
+        raise RunError(f"measure={name}: should answer a Measurement, not {type(answer).__name__}")
+    return answer

@@ -6,9 +6,13 @@ so a report can be drawn again without measuring, and how a chart looks is decid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from nanogpt.errors import UserError, nearest
+from nanogpt.parts import user_module
 
 Kind = Literal["lines", "points", "bars", "heatmap"]
 
@@ -61,3 +65,17 @@ class Measurement:
         """As it was written by `as_dict`."""
         charts = [Chart(**{**one, "series": [Series(**line) for line in one["series"]]}) for one in table["charts"]]
         return Measurement(table["numbers"], table["findings"], charts)
+
+
+def function(folder: str, name: str) -> Callable[[Any], Measurement]:
+    """`FILE.py:NAME` in the folder of a plan. UserError where the file or the function is not there."""
+    file, _, attribute = name.partition(":")
+    path = Path(folder) / file
+    if not path.is_file():
+        raise UserError(f"measure={name}: no file {path}")
+    module = user_module(path.resolve())
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        there = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise UserError(f"measure={name}: {path} has no function '{attribute}'{nearest(attribute, there)}")
+    return found  # type: ignore[no-any-return]

@@ -174,6 +174,12 @@ def not_controlled(study: Study) -> list[str]:
         lines.append(f"{UNITS[plan.match]} are not quite equal: {said} against {plan.control}")
     if plan.match == "none" and len({arm.parameters for arm in fixed.arms.values()}) > 1:
         lines.append("the arms have different numbers of parameters, and no budget was matched")
+    if not fixed.same_batches:
+        reading: dict[str, list[str]] = {}
+        for name, arm in fixed.arms.items():
+            reading.setdefault(arm.batches, []).append(name)
+        said = "; ".join(f"{what} in {_names(arms)}" for what, arms in reading.items())
+        lines.append(f"the arms do not read the same batches: {said}")
     edges = [arm for arm, choice in study.outcome.rates.items() if choice.edge]
     if edges:
         lines.append(f"the best learning rate was still at the edge of those tried: {', '.join(edges)}")
@@ -191,6 +197,10 @@ def not_controlled(study: Study) -> list[str]:
     if plan.arms:
         lines.append("one text, one size, one length of training: what holds here may not hold elsewhere")
     return [*lines, *plan.not_controlled]
+
+
+def _names(arms: Sequence[str]) -> str:
+    return ", ".join(arms) if len(arms) <= 4 else f"{len(arms)} arms"
 
 
 def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
@@ -249,7 +259,8 @@ def plan_lines(study: Study) -> list[str]:
     plan = study.plan
     lines = [f"base: {plan.preset} {' '.join(plan.set)}".strip()]
     if plan.arms:
-        lines.append(f"seeds {', '.join(map(str, plan.seeds))}, the same batches in every arm")
+        same = ", the same batches in every arm" if study.fixed.same_batches else ""
+        lines.append(f"seeds {', '.join(map(str, plan.seeds))}{same}")
         family = "the claims" if plan.claims else "the arms"
         lines.append(f"primary: {plan.metric} on the test split ({units(plan)}), paired t intervals, Holm over "
                      f"{family}, false alarms {plan.alpha:.0%}, margin {plan.margin:g}")  # fmt: skip
