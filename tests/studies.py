@@ -15,7 +15,8 @@ from nanogpt.runs import Run
 from nanogpt.study.execution import Job, Said, Score
 from nanogpt.study.fixed import Fixed, FixedArm
 from nanogpt.study.folder import Study
-from nanogpt.study.plan import Plan, read
+from nanogpt.study.plan import Plan
+from nanogpt.study.reading import read
 
 BEST = 3e-3
 """The learning rate at which a simulated run is best."""
@@ -33,6 +34,7 @@ def plan_of(arms: Sequence[str] = ("a", "b"), **fields: Any) -> Plan:
         "control": arms[0],
         "seeds": 5,
         "noise": 0.01,
+        "noise_from": "known",
         "margin": 0.05,
         "sweep": {"lr": [1e-3, 3e-3, 1e-2]},
     }

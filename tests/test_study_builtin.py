@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanogpt.study.builtin.kaiming import NETWORKS, moments
-from nanogpt.study.plan import builtin, read
+from nanogpt.study.reading import builtin, read
 
 
 @pytest.mark.parametrize("quick", [False, True])

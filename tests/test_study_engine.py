@@ -120,7 +120,7 @@ def test_a_wider_sweep_gains_nothing_because_it_has_seeds_of_its_own(own_seeds: 
 
 def test_only_the_runs_of_the_claim_are_scored_on_the_test_split(capsys: pytest.CaptureFixture[str]) -> None:
     """What is tried, or measures the noise, is judged on validation, and nothing else of it is shown."""
-    plan = plan_of(noise=None, pilot=2)
+    plan = plan_of(noise=None, noise_from="", pilot=2)
     study, executor = fixed(plan), Simulated(np.random.default_rng())
     lines = Lines(Count(study), quiet=False)
 

@@ -20,7 +20,8 @@ from nanogpt.study.fixed import Fixed
 from nanogpt.study.fixing import fix
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import function
-from nanogpt.study.plan import Plan, builtin, read
+from nanogpt.study.plan import Plan
+from nanogpt.study.reading import builtin, read
 from nanogpt.study.report import not_controlled, plan_lines
 from nanogpt.training.setup import step_seed
 
@@ -49,6 +50,7 @@ def tiny(text: str, **fields: Any) -> Plan:
         "tolerance": 0.02,
         "seeds": 3,
         "noise": 0.01,
+        "noise_from": "a guess",
         "margin": 0.05,
     }
     return read({**table, **fields})
@@ -112,6 +114,13 @@ def test_each_arm_is_timed_once_and_the_control_meets_its_own_time(text: str, mo
         fix(tiny(text, match="seconds", arms=fast), 1, 1)
 
 
+def test_numbers_that_can_be_built_may_lie_far_apart(text: str) -> None:
+    """Of 96 heads the narrowest width is 96, beyond the numbers that are tried first."""
+    arms = {"relu": [], "heads": {"set": ["model.mixer=attention(heads=96)", "model.ffn=none"], "solve": "model.dim"}}
+    one = fix(tiny(text, arms=arms, set=[f"data.corpus={text}", *TINY, "model.dim=96"], tolerance=0.9), 1, 1)
+    assert one.arms["heads"].solved in ("model.dim=96", "model.dim=192")
+
+
 def test_the_tolerance_that_a_refusal_names_would_do(text: str) -> None:
     arms = {"relu": [], "deep": {"set": [], "solve": "model.n_layers"}}
     plan = tiny(text, arms={**arms, "relu": ["model.ffn.hidden=55"]}, tolerance=0.001)
@@ -140,15 +149,54 @@ def test_the_number_of_seeds_that_a_refusal_names_would_do(text: str) -> None:
     [
         ({"control": "rel"}, "did you mean 'relu'"),
         ({"seeds": 1}, "at least: seeds=2"),
-        ({"noise": None}, "noise=0.01 .assumed. or pilot=3"),
+        ({"seeds": 0}, "seeds=0: from 1 to 1000"),
+        ({"seeds": 10**12}, "from 1 to 1000"),
+        ({"seeds": True}, "seeds: Input should be a valid list"),
+        ({"seeds": [True, 2]}, "seeds.0"),
+        ({"seeds": 2.5}, "seeds: Input should be a valid list"),
+        ({"noise": None}, "noise=0.01 .assumed. or pilot=5"),
+        ({"noise_from": ""}, "noise=0.01: where is it from"),
+        ({"pilot": 5}, "only one of them"),
+        ({"pilot": 1, "noise": None}, "at least pilot=2"),
+        ({"pilot": 5, "noise": None, "arms": {"relu": []}}, "needs two arms"),
         ({"sweeep": {}}, "did you mean 'sweep'"),
         ({"match": "parms"}, "params"),
         ({"arms": {"a b": [], "relu": []}}, "arm 'a b'"),
         ({"sweep": {"lr": [1e-3, 1e-2]}}, "at least three rates"),
+        ({"sweep": {"lr": [1e-3, 1.0001e-3, 1e-2]}}, "0.001 and 0.0010001 are the same rate in three digits"),
+        ({"sweep": {"lr": [1e-320, 1e-3, 1e-2]}}, "rates from 1e-20 to 1e.20"),
+        ({"arms": {"relu": [], "x": {"lr": [1e-3, 1e-2, 1e-2]}}}, "arms.x.lr: at least three rates"),
+        ({"sweep": 3}, "sweep"),
         ({"claims": [{"says": "x", "left": ["geglu"], "right": ["rlu"]}]}, "no arm 'rlu'"),
+        ({"claims": [{"says": "x", "left": [], "right": ["relu"]}]}, "left: needs at least one arm"),
+        ({"claims": [{"says": "x", "left": ["geglu"], "right": ["relu"]}] * 2}, "claim 'x': there are two"),
+        ({"claims": [{"says": "x", "left": "geglu", "right": ["relu"]}]}, "claims.0.left"),
+        ({"claims": "geglu"}, "claims"),
         ({"claims": [{"says": "x", "left": ["*"], "right": ["relu"]}]}, "both sides"),
         ({"checks": [{"number": "val/relu"}]}, "needs reference and tolerance"),
         ({"checks": [{"number": "val/rlu", "at_most": 2}]}, "no arm 'rlu'"),
+        ({"checks": [{"number": "tset/relu", "at_most": 2}], "measure": ["x.py:f"]}, "did you mean 'test'"),
+        ({"checks": [{"number": "loss", "at_most": 2}]}, "nothing measures that"),
+        ({"checks": [{"number": "val/relu", "at_least": 3, "at_most": 2}]}, "no number is at least 3 and at most 2"),
+        ({"checks": [{"number": "val/relu", "reference": 1, "tolerance": 0.1, "at_least": 2}]}, "at least 2"),
+        ({"measure": ["counts"]}, "as in mine.py:count"),
+        ({"measure": ["a.py:count", "b.py:count"]}, "measure 'count': there are two"),
+        ({"arms": 3}, "arms=3: should be a table"),
+        ({"arms": [1, 2]}, "should be a table"),
+        ({"arms": {"relu": 3}}, "arms.relu=3: should be a list of overrides"),
+        ({"arms": {"relu": [1]}}, "arms.relu.set.0"),
+        ({"arms": {"relu": {"set": "abc"}}}, "arms.relu"),
+        ({"arms": {"relu": {"sett": []}}}, "no key 'arms.relu.sett'; did you mean 'set'"),
+        ({"grid": 3}, "grid=3: should be a table"),
+        ({"grid": {"x": 3}}, "grid.x=3: should be a table"),
+        ({"grid": {"x": {"w": 3}}}, "grid.w=3: should be a list"),
+        ({"grid": {"x": {"relu": []}}}, "makes an arm of this name too"),
+        ({"grid": {str(n): {str(m): [] for m in range(40)} for n in range(9)}}, "at most 1000"),
+        ({"set": 3}, "set: Input should be a valid list"),
+        ({"quick": 3}, "quick: should be a table"),
+        ({"quick": {"sweeep": 3}}, "no key 'quick.sweeep'"),
+        ({"quick": {"arms": 3}}, "quick.arms: should be a list of words"),
+        ({"quick": {"set": "abc"}}, "quick.set: should be a list of words"),
         ({"preset": "gpt-65"}, "no preset 'gpt-65'"),
         ({"seeds": [1, 1]}, "same seed twice"),
         ({"seeds": [1, 1001]}, "from 0 to 1000"),
@@ -159,6 +207,21 @@ def test_a_plan_that_cannot_work_is_refused_in_one_line(text: str, fields: dict[
     with pytest.raises(UserError, match=words) as refused:
         tiny(text, **fields)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"set": 3, "quick": {"set": []}}, "set: Input should be a valid list"),
+        ({"margn": 3, "quick": {"arms": ["relu"]}}, "no key 'margn'"),
+        ({"quick": {"arms": ["gelu*"]}}, "quick.arms: no arm 'gelu.'; did you mean 'geglu'"),
+        ({"quick": {"arms": ["geglu"]}}, "control: no arm 'relu'"),
+    ],
+)
+def test_a_quick_form_that_cannot_work_is_refused_in_one_line(fields: dict[str, Any], words: str) -> None:
+    table = tiny("nowhere").model_dump(exclude={"is_quick"}) | fields
+    with pytest.raises(UserError, match=words):
+        read(table, quick=True)
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from nanogpt.cli.base import app
 from nanogpt.errors import RunError, UserError
 from nanogpt.runs import Run
+from nanogpt.study.conduct import pilot
 from nanogpt.study.folder import Study, Unfinished
-from nanogpt.study.plan import Plan, read
+from nanogpt.study.plan import Plan
 from nanogpt.study.pool import Pool
+from nanogpt.study.reading import read
 from nanogpt.study.report import facts
 from nanogpt.training import checkpoint as checkpoints
-from tests.studies import quiet
+from tests.studies import Simulated, fixed, quiet
+from tests.studies import plan_of as plans_of
 
 KILLS = 10
 GO = """
@@ -57,6 +63,7 @@ def plan_of(text: str, **fields: Any) -> Plan:
         "control": "without",
         "seeds": 2,
         "noise": 0.001,
+        "noise_from": "a guess",
         "margin": 0.05,
         "sweep": {"lr": [1e-3, 3e-3, 1e-2], "widen": 0},
     }
@@ -191,6 +198,22 @@ def test_what_is_not_there_is_said_in_one_line(text: str, tmp_path: Path) -> Non
     study = Study.begin(plan_of(text), tmp_path, 1, 1)
     with pytest.raises(Unfinished, match="has not run yet"):
         facts(study)
-    (study.path / "plan.json").write_text("{")
-    with pytest.raises(RunError, match="damaged"):
-        Study.open(study.path)
+    score = study.path / "scores" / f"{study.fixed.job('without', 1001, 0.001).name}.json"
+    for damaged in ("{", "{}", "3", '{"val_loss": "low"}'):
+        score.write_text(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            facts(Study.open(study.path))
+    (study.path / "report.json").write_text("{}")
+    listed = CliRunner().invoke(app, ["study", "list", "--out", str(tmp_path)])
+    assert listed.exit_code == 0 and "damaged" in listed.output
+    for damaged in ("{", "{}", "[]", '{"plan": {}, "arms": {}, "processes": 1, "threads": 1}'):
+        (study.path / "plan.json").write_text(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            Study.open(study.path)
+
+
+def test_a_pilot_that_measures_no_noise_says_so() -> None:
+    """Two arms that do the same, or are counted and not trained."""
+    plan = plans_of(noise=None, noise_from="", pilot=2)
+    with pytest.raises(UserError, match="a and b differ by 0 with every seed, so it measured no noise"):
+        pilot(fixed(plan), Simulated(np.random.default_rng(), noise=0.0), quiet)

@@ -98,6 +98,14 @@ def test_seeds_that_settle_are_the_fewest_of_the_two_ways() -> None:
     assert seeds_to_settle(1e-6, 1.0, 1e-3, 0.05, 0.05, 0.8) is None
 
 
+def test_no_more_seeds_are_asked_for_than_a_plan_may_have() -> None:
+    """Searched for by halving, whose steps go beyond 1,000."""
+    answers = [seeds_to_detect(difference, 1.0, 0.05, 0.8) for difference in np.linspace(0.085, 0.095, 60)]
+    numbers = [n for n in answers if n is not None]
+    assert None in answers and 990 < max(numbers) <= 1000
+    assert numbers == sorted(numbers, reverse=True)
+
+
 def test_the_bootstrap_is_the_same_each_time_and_scipys() -> None:
     values = np.random.default_rng(3).normal(0.2, 1.0, 40)
     scipys = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9999).confidence_interval

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plotly.graph_objects import Figure
+from pydantic import TypeAdapter
 
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Measurement, Series
@@ -81,7 +82,7 @@ def test_curves_begin_with_a_loss_that_has_more_than_two_points(study: Study, tm
 def test_a_chart_of_every_kind_is_drawn_from_plain_data(kind: str) -> None:
     rows = [Series(name, ["x", "y"], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5]) for name in ("one", EVIL)]
     chart = Chart("Title", "Text.", "x", "y", rows, kind=kind)  # type: ignore[arg-type]
-    again = Measurement.of(Measurement({}, [], [chart]).as_dict()).charts[0]
+    again = TypeAdapter(Measurement).validate_python(Measurement({}, [], [chart]).as_dict()).charts[0]
     assert draw(again) == draw(chart)
     assert "<b>" not in str(draw(chart))
     Figure(**standalone(draw(chart)))

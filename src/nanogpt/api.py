@@ -29,9 +29,9 @@ from nanogpt.observers.trace import trace
 from nanogpt.runs import Run
 from nanogpt.study.folder import Study
 from nanogpt.study.plan import Plan
-from nanogpt.study.plan import read as read_plan
 from nanogpt.study.pool import Pool, shares
 from nanogpt.study.progress import view
+from nanogpt.study.reading import read as read_plan
 from nanogpt.tokenizers import Tokenizer, expected_size, load_tokenizer, tokenizer_for
 from nanogpt.training import checkpoint as checkpoints
 from nanogpt.training import loop, machine

@@ -114,7 +114,7 @@ def list_(out: Out = Path("studies"), json: Json = False) -> None:
     nanogpt study list
     nanogpt study list --out experiments --json
     """
-    from nanogpt.study.plan import builtin, read
+    from nanogpt.study.reading import builtin, read
 
     known = {name: read(name).question for name in builtin()}
     rows = [_status(path.parent) for path in sorted(Path(out).glob("*/plan.json"))]
@@ -133,15 +133,19 @@ def list_(out: Out = Path("studies"), json: Json = False) -> None:
 
 
 def _read(what: str, quick: bool, name: str | None) -> Plan:
-    from nanogpt.study.plan import read
+    from nanogpt.study.reading import read
 
     found = read(what, quick=quick)
     return found if name is None else read({**found.model_dump(), "name": name})
 
 
 def _status(path: Path) -> dict[str, Any]:
-    report = path / "report.json"
-    ending = json_text.loads(report.read_text(encoding="utf-8"))["ending"] if report.exists() else "not finished"
+    try:
+        ending = json_text.loads((path / "report.json").read_text(encoding="utf-8"))["ending"]
+    except FileNotFoundError:
+        ending = "not finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        ending = f"report is damaged; nanogpt study report {path}"
     return {"name": path.name, "path": str(path), "runs": len(list(path.glob("scores/*.json"))), "ending": ending}
 
 

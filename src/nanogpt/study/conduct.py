@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nanogpt.errors import UserError
 from nanogpt.study.execution import Executor, Job, Said, Score
 from nanogpt.study.fixed import Fixed
-from nanogpt.study.plan import PILOT_SEEDS, SWEEP_SEEDS, Plan
-from nanogpt.study.sweep import Choice, choose, rounded, wider
+from nanogpt.study.plan import PILOT_SEEDS, SWEEP_SEEDS, Plan, rounded
+from nanogpt.study.sweep import Choice, choose, wider
 
 Scores = dict[str, dict[int, Score]]
 
@@ -94,7 +95,13 @@ def pilot(fixed: Fixed, executor: Executor, said: Said) -> float | None:
     losses = {(job.arm, job.seed): score.of("val", fixed.plan.metric) for job, score in executor.run(jobs, said)}
     one, other = dict.fromkeys(job.arm for job in jobs)
     differences = [losses[one, seed] - losses[other, seed] for seed in dict.fromkeys(job.seed for job in jobs)]
-    return float(np.std(differences, ddof=1))
+    sd = float(np.std(differences, ddof=1))
+    if not sd:
+        raise UserError(
+            f"pilot: {one} and {other} differ by {differences[0]:g} with every seed, so it measured no noise; what "
+            "would do: another arm first, or noise=0.01 (assumed)"
+        )
+    return sd
 
 
 def planned(fixed: Fixed) -> Iterator[Job]:

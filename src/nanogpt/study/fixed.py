@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from nanogpt.errors import UserError
 from nanogpt.study.execution import Job
 from nanogpt.study.plan import SWEEP_SEEDS, Plan
@@ -79,8 +81,7 @@ class Fixed:
     @staticmethod
     def of(table: Mapping[str, Any], runs: str) -> Fixed:
         """As it was written by `as_dict`."""
-        arms = {n: FixedArm(**{**arm, "overrides": tuple(arm["overrides"])}) for n, arm in table["arms"].items()}
-        return Fixed(Plan.model_validate(table["plan"]), arms, table["processes"], table["threads"], runs)
+        return TypeAdapter(Fixed).validate_python({**table, "runs": runs})
 
 
 def check_reach(plan: Plan, found: Reach | None) -> None:

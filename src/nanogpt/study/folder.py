@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from nanogpt.errors import RunError, UserError
 from nanogpt.files import one_line, write_whole
@@ -28,8 +30,10 @@ from nanogpt.study.execution import Executor, Job, Said, Score
 from nanogpt.study.fixed import Fixed, check_reach
 from nanogpt.study.measurement import Measurement, function
 from nanogpt.study.plan import Plan
+from nanogpt.study.reading import explain
 from nanogpt.study.verdict import Reach, Verdict, arms_against_control, claims, decide
 
+Thing = TypeVar("Thing")
 PLAN, RUNS, SCORES, MEASURED = "plan.json", "runs", "scores", "measured"
 
 
@@ -64,7 +68,7 @@ class Kept:
 
     def read(self, job: Job) -> Score | None:
         place = self.place(job)
-        return Score(**_json(place)) if place.exists() else None
+        return _whole(place, TypeAdapter(Score).validate_python) if place.exists() else None
 
 
 class Study:
@@ -78,7 +82,7 @@ class Study:
         path = Path(path)
         if not (path / PLAN).is_file():
             raise UserError(f"{path} is not a study (no {PLAN} in it); nanogpt study list shows those that there are")
-        return Study(path, Fixed.of(_json(path / PLAN), str(path / RUNS)))
+        return Study(path, _whole(path / PLAN, lambda table: Fixed.of(table, str(path / RUNS))))
 
     @staticmethod
     def begin(plan: Plan, out: Path | str, processes: int, threads: int) -> Study:
@@ -164,7 +168,7 @@ class Study:
         missing = [name for name, place in places.items() if not place.exists()]
         if missing:
             raise Unfinished(f"{missing[0]} has not been measured yet")
-        return {place.stem: Measurement.of(_json(place)) for place in places.values()}
+        return {place.stem: _whole(place, TypeAdapter(Measurement).validate_python) for place in places.values()}
 
     def _measured(self) -> dict[str, Path]:
         """Where the answer of each of the plan's measurements is kept."""
@@ -183,15 +187,16 @@ class Study:
         return decide(self.plan, family, self.outcome.losses(self.plan.metric)) if enough else []
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _whole(path: Path, made: Callable[[Any], Thing]) -> Thing:
+    """What a file holds. RunError where that is not what was written: `made` raises ValueError or KeyError then."""
     try:
         with one_line(f"read {path}"):
-            value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}; remove it, and it is made again") from None
-    if not isinstance(value, dict):
-        raise RunError(f"{path} is damaged: it should hold one JSON object")
-    return value
+            return made(json.loads(path.read_text(encoding="utf-8")))
+    except RunError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        why = explain(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise RunError(f"{path} is damaged ({why}); remove it, and it is made again") from None
 
 
 def measured(study: Study, name: str, measure: Callable[[Study], Measurement]) -> Measurement:

@@ -11,8 +11,9 @@ from nanogpt.errors import UserError
 from nanogpt.study.plan import Budget
 
 LARGEST = 2**24
-NEAR = 64
-"""Numbers next to one that cannot be built which are tried instead: of widths only multiples of the heads can."""
+NEAR, FAR = 64, 4096
+"""Numbers next to one that cannot be built which are tried instead: of widths only multiples of the heads can. Where
+none of the first can be built it is doubled, up to the second number."""
 UNITS = {
     "params": "parameters",
     "flops": "training FLOPs",
@@ -108,9 +109,13 @@ def _nearest(arm: str, preset: str, given: tuple[str, ...], solve: str, spent: S
                 known[number] = None
         return known[number]
 
+    near = NEAR
+    while near < FAR and all(at(n) is None for n in range(1, near + 1)):
+        near *= 2
+
     def about(number: int) -> tuple[int, float] | None:
         """The first that can be built from here on."""
-        return next(((n, value) for n in range(number, number + NEAR) if (value := at(n)) is not None), None)
+        return next(((n, value) for n in range(number, number + near) if (value := at(n)) is not None), None)
 
     low, high = 1, 2
     while high < LARGEST and (found := about(high)) is not None and found[1] < wanted:
@@ -119,8 +124,8 @@ def _nearest(arm: str, preset: str, given: tuple[str, ...], solve: str, spent: S
         middle = (low + high) // 2
         found = about(middle)
         low, high = (middle, high) if found is not None and found[1] < wanted else (low, middle)
-    there = {n: value for n in range(max(1, low - NEAR), low + NEAR) if (value := at(n)) is not None}
+    there = {n: value for n in range(max(1, low - near), low + near) if (value := at(n)) is not None}
     if not there:
-        raise UserError(f"arm {arm}: no {solve} from 1 to {LARGEST:,} can be built near the budget")
+        raise UserError(f"arm {arm}: no {solve} from 1 to {LARGEST:,} that comes near the budget can be built")
     best = min(there, key=lambda n: abs(there[n] - wanted))
     return _match(given, f"{solve}={best}", there[best], wanted)

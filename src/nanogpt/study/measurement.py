@@ -60,12 +60,6 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @staticmethod
-    def of(table: dict[str, Any]) -> Measurement:
-        """As it was written by `as_dict`."""
-        charts = [Chart(**{**one, "series": [Series(**line) for line in one["series"]]}) for one in table["charts"]]
-        return Measurement(table["numbers"], table["findings"], charts)
-
 
 def function(folder: str, name: str) -> Callable[[Any], Measurement]:
     """`FILE.py:NAME` in the folder of a plan. UserError where the file or the function is not there."""

@@ -144,9 +144,9 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
     """By halving: the smallest n from 2 that is enough, where more always is."""
     low, high = 1, 2
     while not enough(high):
-        low, high = high, 2 * high
-        if low >= MOST_SEEDS:
+        if high == MOST_SEEDS:
             return None
+        low, high = high, min(2 * high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

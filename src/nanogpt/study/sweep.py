@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nanogpt.study.plan import rounded
+
 STEEPEST = 10.0
 """One neighbour counts as at most so many times as much worse as the other: beyond a cliff, where training diverges,
 a loss says nothing about where the valley is. Not less: at 3 two rates that are nearly tied are told apart by noise
@@ -59,8 +61,3 @@ def wider(choice: Choice) -> float | None:
     if choice.best == rates[-1]:
         return rounded(rates[-1] ** 2 / rates[-2])
     return None
-
-
-def rounded(rate: float) -> float:
-    """To three digits, as it is written in a run's name."""
-    return float(f"{rate:.3g}")
