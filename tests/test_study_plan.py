@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nanogpt.cli.base import app
@@ -193,7 +198,8 @@ def test_the_number_of_seeds_that_a_refusal_names_would_do(text: str) -> None:
         ({"grid": {"x": {"relu": []}}}, "makes an arm of this name too"),
         ({"grid": {str(n): {str(m): [] for m in range(40)} for n in range(9)}}, "at most 1000"),
         ({"set": 3}, "set: Input should be a valid list"),
-        ({"quick": 3}, "quick: should be a table"),
+        ({"quick": 3}, "quick=3: should be a table"),
+        ({"name": "x" * 61}, "name: String should have at most 60"),
         ({"quick": {"sweeep": 3}}, "no key 'quick.sweeep'"),
         ({"quick": {"arms": 3}}, "quick.arms: should be a list of words"),
         ({"quick": {"set": "abc"}}, "quick.set: should be a list of words"),
@@ -207,6 +213,42 @@ def test_a_plan_that_cannot_work_is_refused_in_one_line(text: str, fields: dict[
     with pytest.raises(UserError, match=words) as refused:
         tiny(text, **fields)
     assert "\n" not in str(refused.value)
+
+
+WRITTEN = {
+    "name": "any", "question": "?", "control": "a", "match": "params", "seeds": 3, "noise": 0.01, "noise_from": "known",
+    "set": ["model.dim=8"], "arms": {"a": [], "b": {"set": ["model.ffn=geglu"], "solve": "model.ffn.hidden"}},
+    "grid": {"x": {"p": [], "q": {"lr": [1e-3, 1e-2, 1e-1]}}}, "sweep": {"lr": [1e-3, 1e-2, 1e-1], "widen": 2},
+    "claims": [{"says": "so", "left": ["a"], "right": ["b"]}], "checks": [{"number": "val/a", "at_most": 3}],
+    "measure": ["mine.py:count"], "quick": {"seeds": 2, "arms": ["a", "b"], "set": []},
+}  # fmt: skip
+WORDS = st.sampled_from(["a", "*", "set", "left", "model.dim=8", "../x", "nul\0", "e\u0301\u202e", "", "x" * 3000])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, one in inner for place in _places(one, (*at, key)))]
+
+
+@given(st.sampled_from(_places(WRITTEN)[1:]), st.none() | WORDS, VALUES, st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_written_a_plan_or_one_line_comes_of_it(
+    place: tuple[Any, ...], key: str | None, value: Any, quick: bool
+) -> None:
+    """Any value in any place, in the stead of what is there or beside it."""
+    table = deepcopy(WRITTEN)
+    *above, last = place
+    inside: Any = reduce(getitem, above, table)
+    inside[last if key is None or isinstance(last, int) else key] = value
+    try:
+        assert isinstance(read(table, quick=quick), Plan)
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Check(Section):
 class Plan(Section):
     """A study before it has run. See docs/studies.md; `nanogpt study plan NAME` says what it would cost and tell."""
 
-    name: str = Field(description="of its folder", pattern=r"^[A-Za-z0-9_][\w.-]*$")
+    name: str = Field(description="of its folder", pattern=r"^[A-Za-z0-9_][\w.-]*$", max_length=60)
     question: str = Field(description="one sentence that ends in a question mark")
     source: str = Field("", description="the paper or lecture")
     preset: str = Field("modern", description="the base of every arm")

@@ -55,7 +55,7 @@ def _read_file(what: str | Path) -> dict[str, Any]:
 
 def _changes(quick: Any) -> Mapping[str, Any]:
     if not isinstance(quick, Mapping):
-        raise UserError("quick: should be a table of what is different, as in [quick]")
+        raise UserError(f"quick={str(quick)[:40]}: should be a table of what is different, as in [quick]")
     for key, value in quick.items():
         if key not in Plan.model_fields:
             raise UserError(f"no key 'quick.{key}'{nearest(key, Plan.model_fields)}")
