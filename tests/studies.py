@@ -112,8 +112,8 @@ def finished(folder: Path, executor: Any, **fields: Any) -> Study:
     tiny = ["tokenizer=char", "model.dim=8", "model.n_layers=1", "model.context=8", "train.batch=2", "train.steps=3"]
     table: dict[str, Any] = {
         "name": "drawn", "folder": str(folder), "question": "Is b better?", "preset": "gpt-64",
-        "set": [f"data.corpus={folder / 'text.txt'}", *tiny], "arms": {"a": [], "b": [], "c": []}, "control": "a",
-        "seeds": 4, "noise": 0.01, "margin": 0.05,
+        "set": [f"data.corpus={folder / 'text.txt'}", *tiny], "control": "a", "seeds": 4, "margin": 0.05,
+        "arms": {"a": [], "b": ["model.norm=rmsnorm"], "c": ["model.norm=none"]}, "noise": 0.01, "noise_from": "known",
     }  # fmt: skip
     begun = Study.begin(read({**table, **fields}), folder, 1, 1)
     begun.conduct(executor, quiet)

@@ -83,7 +83,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     arms: dict[str, Any] = {
         "a": {"about": "a short one", "reference": 1.875},
         "b": {"preset": "gpt-norm", "set": ["model.ffn=mlp(hidden=13)"]},
-        "c": {"set": ["model.n_layers=1"], "solve": "model.ffn.hidden"},
+        "c": {"set": ["model.n_layers=1", "model.norm=none"], "solve": "model.ffn.hidden"},
     }
     return finished(tmp_path_factory.mktemp("study"), Left(Given({"b": CLEAR, "c": CLOSE})), arms=arms, claims=[CLAIM])
 
