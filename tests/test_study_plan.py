@@ -197,6 +197,7 @@ def test_the_number_of_seeds_that_a_refusal_names_would_do(text: str) -> None:
         ({"grid": {"x": {"w": 3}}}, "grid.w=3: should be a list"),
         ({"grid": {"x": {"relu": []}}}, "makes an arm of this name too"),
         ({"grid": {str(n): {str(m): [] for m in range(40)} for n in range(9)}}, "at most 1000"),
+        ({"arms": {f"a{n}": [] for n in range(1001)}}, "1001 of them; at most 1000"),
         ({"set": 3}, "set: Input should be a valid list"),
         ({"quick": 3}, "quick=3: should be a table"),
         ({"name": "x" * 61}, "name: String should have at most 60"),
@@ -279,6 +280,8 @@ def test_a_quick_form_that_cannot_work_is_refused_in_one_line(fields: dict[str, 
         ({"match": "none", "arms": {"relu": [], "x": []}}, "arms relu and x have the same settings"),
         ({"match": "none", "arms": {"relu": [], "x": ["model.norm=layernorm(eps=1e-5)"]}}, "the same settings"),
         ({"measure": ["nowhere.py:count"]}, "no file nowhere.py"),
+        ({"match": "none", "arms": {"relu": [], "x": ["optim.schedule=cosin"]}}, "arm x: optim.schedule.*'cosine'"),
+        ({"match": "none", "arms": {"relu": [], "x": ["model.ffn=ngram(2)"]}}, "arm x: model.ffn"),
     ],
 )
 def test_what_only_a_model_or_a_text_can_tell_is_refused_too(

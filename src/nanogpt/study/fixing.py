@@ -10,12 +10,11 @@ import torch
 
 from nanogpt.config import DataConfig, RunConfig, compose
 from nanogpt.cost import cost
+from nanogpt.data.batches import Sampler, windows
 from nanogpt.data.corpora import open_corpus
-from nanogpt.data.shards import prepare
+from nanogpt.data.shards import Tokens, prepare
 from nanogpt.errors import UserError
-from nanogpt.model.language_model import LanguageModel, field, resolve_model
-from nanogpt.optim.optimizers import OPTIMIZERS
-from nanogpt.parts import build
+from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.study.comparable import batches, check_different, check_text
 from nanogpt.study.estimate import pace
 from nanogpt.study.fixed import Fixed, FixedArm, check_reach
@@ -25,6 +24,8 @@ from nanogpt.study.plan import Plan
 from nanogpt.study.verdict import primary
 from nanogpt.tokenizers import tokenizer_for
 from nanogpt.training import machine
+from nanogpt.training.setup import check_config
+from nanogpt.training.world import World
 
 SETTINGS = ("train.observe=off", "train.compile=off", "data.carve=test")
 """What a study sets unless its plan says otherwise: nothing that costs time and answers no question of it, and a test
@@ -87,7 +88,10 @@ def _fix(plan: Plan, name: str, first: str, threads: int, done: Mapping[str, Fix
     _check(plan, name, config)
     if primary(plan):
         check_text(name, config, first, its, plan.metric)
-    vocab_size, sizes, batching = _text(config.tokenizer, config.data.model_dump_json())
+    vocab_size, splits, batching = _text(config.tokenizer, config.data.model_dump_json())
+    Sampler(splits["train"], config.train.batch, config.model.context, batching, seed=1)  # of too short a text there
+    for split in ("val", "test"):  # are no batches
+        next(windows(splits[split], 1, config.model.context, batching))
     found = Match(tuple(overrides), "", 0.0, 0.0)
     if plan.match != "none":
         spent = spender(plan.match, vocab_size, lambda c: _pace(c, vocab_size, threads))
@@ -113,7 +117,7 @@ def _fix(plan: Plan, name: str, first: str, threads: int, done: Mapping[str, Fix
         steps=config.train.steps,
         tokens=tokens(config),
         pace=step,
-        scoring=forward * (evaluations * sizes["val"] + sizes["test"]),
+        scoring=forward * (evaluations * len(splits["val"]) + len(splits["test"])),
         shared=_shared(config, vocab_size, done.get(plan.control or "")),
         batches=batches(config, batching),
     )
@@ -123,24 +127,16 @@ def _fix(plan: Plan, name: str, first: str, threads: int, done: Mapping[str, Fix
 
 def _check(plan: Plan, name: str, config: RunConfig) -> None:
     """Refuse what the trainer would refuse, now."""
-    with field("optim.optimizer"):
-        build(OPTIMIZERS, config.optim.optimizer, precision="fp32")
+    check_config(config, World())
     if plan.sweep is not None:
-        with field("optim.optimizer"):
-            swept = compose(*_swept(plan, name))
-            build(OPTIMIZERS, swept.optim.optimizer, precision="fp32")
-
-
-def _swept(plan: Plan, name: str) -> tuple[str, list[str]]:
-    preset, overrides = _base(plan, name)
-    assert plan.sweep is not None
-    return preset, [*overrides, f"{plan.sweep.key}={plan.sweep.lr[0]:g}"]
+        preset, overrides = _base(plan, name)
+        check_config(compose(preset, [*overrides, f"{plan.sweep.key}={plan.sweep.lr[0]:g}"]), World())
 
 
 @cache
-def _text(tokenizer: str, data: str) -> tuple[int, dict[str, int], str]:
-    """Size of the vocabulary, tokens of each split, and how they make batches. UserError where there is no test split
-    to make claims on."""
+def _text(tokenizer: str, data: str) -> tuple[int, dict[str, Tokens], str]:
+    """Size of the vocabulary, the splits, and how they make batches. UserError where there is no test split to make
+    claims on."""
     corpus = open_corpus(DataConfig.model_validate_json(data))
     if "test" not in corpus.splits:
         raise UserError(
@@ -148,8 +144,7 @@ def _text(tokenizer: str, data: str) -> tuple[int, dict[str, int], str]:
             f"it has {', '.join(corpus.splits)}; a file of your own is given one"
         )
     made = tokenizer_for(tokenizer, corpus)
-    sizes = {name: len(split) for name, split in prepare(corpus, made, corpus.batching).items()}
-    return made.vocab_size, sizes, corpus.batching
+    return made.vocab_size, prepare(corpus, made, corpus.batching), corpus.batching
 
 
 def _shared(config: RunConfig, vocab_size: int, control: FixedArm | None) -> float:

@@ -22,6 +22,8 @@ def written_out(plan: Mapping[str, Any]) -> dict[str, Any]:
     made = _product(_table("grid", found.pop("grid", {})))
     if both := arms.keys() & made.keys():
         raise ValueError(f"arms.{min(both)}: [grid] makes an arm of this name too")
+    if len(arms) + len(made) > MOST:
+        raise ValueError(f"arms: {len(arms) + len(made)} of them; at most {MOST}")
     return {**found, "arms": {**arms, **made}}
 
 

@@ -61,6 +61,11 @@ def check(run: Run, config: RunConfig, world: World) -> None:
     """Refuse what cannot work. Takes milliseconds, reads no data."""
     if not run.tokenizer_path.exists():  # else it has its own, whatever became of the one that it was made from
         check_tokenizer(config.tokenizer)
+    check_config(config, world)
+
+
+def check_config(config: RunConfig, world: World) -> None:
+    """All of that which does not depend on the run's folder."""
     with field("optim.optimizer"):
         build(OPTIMIZERS, config.optim.optimizer, precision="fp32")
     with field("optim.schedule"):
