@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -40,7 +39,8 @@ def main() -> None:
     """Answer jobs on standard output, one at a time; end at once when standard input is closed: the study is gone."""
     jobs: Queue[dict[str, Any]] = Queue()
     Thread(target=_listen, args=(jobs,), daemon=True).start()
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed, by a library too, is no answer
 
     def say(**facts: Any) -> None:
         print(json.dumps(facts), file=out, flush=True)
