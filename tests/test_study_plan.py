@@ -298,6 +298,7 @@ question = "Does initialisation matter?"
 seeds = 4
 margin = 0.1
 noise = 0.01
+noise_from = "a guess"
 set = ["train.steps=100"]
 [grid.init]
 xavier = ["model.init=xavier"]

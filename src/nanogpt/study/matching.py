@@ -11,7 +11,7 @@ from nanogpt.errors import UserError
 from nanogpt.study.plan import Budget
 
 LARGEST = 2**24
-NEAR, FAR = 64, 4096
+NEAR, FAR = 64, 1024
 """Numbers next to one that cannot be built which are tried instead: of widths only multiples of the heads can. Where
 none of the first can be built it is doubled, up to the second number."""
 UNITS = {
@@ -100,17 +100,21 @@ def _nearest(arm: str, preset: str, given: tuple[str, ...], solve: str, spent: S
     """By halving, then among the neighbours: what is spent grows with the number that is solved for."""
     compose(preset, [*given, f"{solve}=1"])  # a key that is not there is refused here, by its own error
     known: dict[int, float | None] = {}
+    refusals: set[str] = set()
 
     def at(number: int) -> float | None:
         if number not in known:
             try:
                 known[number] = spent(compose(preset, [*given, f"{solve}={number}"]))
-            except UserError:
+            except UserError as error:
+                refusals.add(str(error))
                 known[number] = None
         return known[number]
 
     near = NEAR
     while near < FAR and all(at(n) is None for n in range(1, near + 1)):
+        if len(refusals) == 1:  # whatever the number
+            raise UserError(min(refusals))
         near *= 2
 
     def about(number: int) -> tuple[int, float] | None:

@@ -159,7 +159,7 @@ def _arm(study: Study, name: str) -> dict[str, Any]:
         "training_flops": arm.training_flops,
         "tokens": arm.tokens,
         "seconds": float(np.median([one.seconds for one in scores.values()])),
-        "memory": max(memory) if memory else None,
+        "memory": int(np.median(memory)) if memory else None,
         "diverged": sum(one.diverged for one in scores.values()),
     }
 

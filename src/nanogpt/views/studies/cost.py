@@ -25,7 +25,7 @@ def draw(found: Sequence[Study]) -> Picture | None:
     scores = [list(study.scores(arm).values()) for arm in study.plan.arms]
     columns = [
         [float(np.median([one.seconds for one in some])) for some in scores],
-        [max((one.memory or 0) / 1e6 for one in some) for some in scores],
+        [float(np.median([(one.memory or 0) / 1e6 for one in some])) for some in scores],
         [float(study.fixed.arms[arm].parameters) for arm in study.plan.arms],
     ]
     layout: dict[str, Any] = {"title": {"text": "Cost by arm"}, "showlegend": False, "height": 120 + 26 * len(names)}
@@ -45,8 +45,8 @@ def draw(found: Sequence[Study]) -> Picture | None:
 cost = View(
     "Runs",
     "Cost by arm",
-    "Median seconds of training of one run, the most memory that its process held beyond what it began with, and its "
-    "parameters.",
+    "Seconds of training of one run and the most memory that it took (medians over seeds; the first run of a process "
+    "loads what the others find there, which is counted as its own), and its parameters.",
     draw,
     choices,
     studies,
