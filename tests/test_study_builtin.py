@@ -7,15 +7,19 @@ import pytest
 
 from nanogpt.study.builtin.kaiming import NETWORKS, moments
 from nanogpt.study.reading import builtin, read
+from nanogpt.study.verdict import primary, reach
 
 
 @pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize("name", ["activations", "glu", "kaiming", "ladder", "llama-block", "softmax"])
-def test_it_is_there_and_has_a_criterion(name: str, quick: bool) -> None:
+@pytest.mark.parametrize("name", ["activations", "glu", "kaiming", "ladder", "llama-block", "softmax", "vocab-size"])
+def test_it_is_there_has_a_criterion_and_enough_seeds(name: str, quick: bool) -> None:
     assert name in builtin()
     plan = read(name, quick=quick)
     assert plan.claims or plan.checks
     assert plan.is_quick == quick
+    if primary(plan):
+        assert plan.noise
+        assert reach(plan, plan.noise, "as it says").enough
 
 
 @pytest.mark.parametrize("network", NETWORKS)
