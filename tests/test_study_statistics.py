@@ -60,7 +60,7 @@ def test_holms_levels_reject_what_his_adjusted_values_do(p: list[float], alpha: 
     for one, level, adjusted in zip(p, levels, holm(p), strict=True):
         if abs(adjusted - alpha) > 1e-12:
             assert (one <= level) == (adjusted <= alpha)
-    assert holm_levels([0.001, 0.2, 0.02, 0.03], 0.06) == pytest.approx([0.015, 0.03, 0.02, 0.03])
+    assert holm_levels([0.001, 0.2, 0.02, 0.03], 0.05) == pytest.approx([0.05 / 4, 0.05 / 3, 0.05 / 3, 0.05 / 3])
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12])
