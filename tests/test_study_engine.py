@@ -48,13 +48,13 @@ ON, BETWEEN = [1e-3, 3.2e-3, 1e-2], [5.3e-4, 1.7e-3, 5.3e-3]
     ("seeds", "rates", "curvature"),
     [
         (5, ON, 0.0), (5, ON, 0.003), (5, ON, 0.01), (5, ON, 0.02), (5, BETWEEN, 0.005), (5, BETWEEN, 0.01),
-        (20, ON, 0.007), (20, ON, 0.014), (20, BETWEEN, 0.005), (20, BETWEEN, 0.01),
+        (20, ON, 0.007), (20, BETWEEN, 0.005), pytest.param(50, ON, 0.014, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_choosing_learning_rates_raises_no_more_false_alarms(seeds: int, rates: list[float], curvature: float) -> None:
     """The same two arms with rates chosen and edges widened, in a valley that is flat, or steep, or such that the noise
     of one run (0.007) tips the choice between neighbours: the best of those tried, taken as it is and its noise
-    forgotten, would give 18% with five seeds and more with twenty, whose own noise hides less of it."""
+    forgotten, would give 19% with five seeds and 42% with twenty, whose own noise hides less of it."""
     random, plan = np.random.default_rng(), plan_of(margin=1e-6, seeds=seeds, sweep={"lr": rates})
     studies = [verdicts(plan, Simulated(random, curvature=curvature)) for _ in range(STUDIES)]
     alarms = sum(one.word in (BETTER, WORSE) for (one,) in studies)
