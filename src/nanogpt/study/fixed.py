@@ -53,8 +53,13 @@ class Fixed:
     """Folder of the runs."""
 
     @property
-    def same_batches(self) -> bool:
-        return len({arm.batches for arm in self.arms.values()}) == 1
+    def batches(self) -> dict[str, list[str]]:
+        """What is read in a step -> the arms that read it. Empty where a plan was fixed without it."""
+        found: dict[str, list[str]] = {}
+        for name, arm in self.arms.items():
+            if arm.batches:
+                found.setdefault(arm.batches, []).append(name)
+        return found
 
     def job(self, arm: str, seed: int, rate: float | None) -> Job:
         one, sweep = self.arms[arm], self.plan.sweep

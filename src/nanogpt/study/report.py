@@ -174,11 +174,8 @@ def not_controlled(study: Study) -> list[str]:
         lines.append(f"{UNITS[plan.match]} are not quite equal: {said} against {plan.control}")
     if plan.match == "none" and len({arm.parameters for arm in fixed.arms.values()}) > 1:
         lines.append("the arms have different numbers of parameters, and no budget was matched")
-    if not fixed.same_batches:
-        reading: dict[str, list[str]] = {}
-        for name, arm in fixed.arms.items():
-            reading.setdefault(arm.batches, []).append(name)
-        said = "; ".join(f"{what} in {_names(arms)}" for what, arms in reading.items())
+    if len(fixed.batches) > 1:
+        said = "; ".join(f"{what} in {_names(arms)}" for what, arms in fixed.batches.items())
         lines.append(f"the arms do not read the same batches: {said}")
     edges = [arm for arm, choice in study.outcome.rates.items() if choice.edge]
     if edges:
@@ -259,7 +256,7 @@ def plan_lines(study: Study) -> list[str]:
     plan = study.plan
     lines = [f"base: {plan.preset} {' '.join(plan.set)}".strip()]
     if plan.arms:
-        same = ", the same batches in every arm" if study.fixed.same_batches else ""
+        same = ", the same batches in every arm" if len(study.fixed.batches) == 1 else ""
         lines.append(f"seeds {', '.join(map(str, plan.seeds))}{same}")
         family = "the claims" if plan.claims else "the arms"
         lines.append(f"primary: {plan.metric} on the test split ({units(plan)}), paired t intervals, Holm over "
