@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from nanogpt.cli.base import app
 from nanogpt.study.execution import Job, Score
 from nanogpt.study.folder import Study
+from nanogpt.study.plan import Check
 from nanogpt.study.progress import Count, Lines
-from nanogpt.study.report import facts, markdown, reach_lines
+from nanogpt.study.report import _check, facts, markdown, reach_lines
 from nanogpt.study.statistics import bootstrap
 from nanogpt.study.verdict import BETTER, EQUIVALENT, UNKNOWN, WORSE, arms_against_control, decide, reach
 from nanogpt.views.studies.page import html
@@ -134,3 +135,13 @@ def test_progress_shows_nothing_of_the_test_split(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "1.2500" in said
     assert "7.77" not in said
+
+
+@pytest.mark.parametrize(
+    ("reference", "tolerance", "got", "said"),
+    [(11897, 0, 11897.0, "11897,"), (2.454014, 1e-6, 2.45401449, "2.454014,"),
+     (0.00049, 1e-4, 0.00041234, "0.0004123,"), (2.1e-9, 5e-11, 2.0612e-9, "2.061e-09,")],
+)  # fmt: skip
+def test_a_number_has_the_digits_that_it_is_held_to(reference: float, tolerance: float, got: float, said: str) -> None:
+    check = Check(number="x", reference=reference, tolerance=tolerance)
+    assert f"x: {said}" in _check(check, {"x": got})["sentence"]

@@ -72,4 +72,4 @@ def function(folder: str, name: str) -> Callable[[Any], Measurement]:
     if not callable(found):
         there = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
         raise UserError(f"measure={name}: {path} has no function '{attribute}'{nearest(attribute, there)}")
-    return found  # type: ignore[no-any-return]
+    return found

@@ -94,9 +94,17 @@ def _check(one: Check, numbers: Mapping[str, float]) -> dict[str, Any]:
     wanted = f"{one.reference:g} ± {one.tolerance:g}" if one.tolerance is not None else bounds(low, high)
     by = f", off by {max(low - got, got - high):.4g}" if not holds and math.isfinite(got) else ""
     missing = "" if math.isfinite(got) else " (not measured)"
-    sentence = f"{one.says or one.number}: {got:.4g}{missing}, expected {wanted}{by}"
+    sentence = f"{one.says or one.number}: {_precise(got, one.tolerance)}{missing}, expected {wanted}{by}"
     return {"number": one.number, "says": one.says, "got": got, "reference": one.reference, "low": low, "high": high,
             "holds": bool(holds), "sentence": sentence}  # fmt: skip
+
+
+def _precise(got: float, tolerance: float | None) -> str:
+    """With as many digits as it is held to, and at least four."""
+    if tolerance is None or not got or not math.isfinite(got):
+        return f"{got:.4g}"
+    digits = 12 if tolerance == 0 else math.floor(math.log10(abs(got))) - math.floor(math.log10(tolerance)) + 1
+    return f"{got:.{max(4, digits)}g}"
 
 
 def _or(value: float | None, otherwise: float) -> float:

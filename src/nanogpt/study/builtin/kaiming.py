@@ -77,7 +77,8 @@ def spreads(study: Study) -> Measurement:
     """Largest minus smallest test loss over the initialisations, for each network and each rescue."""
     names = {tuple(arm.split("-")): arm for arm in study.plan.arms if arm.count("-") == 2}
     nets, inits, rescues = (list(dict.fromkeys(name[axis] for name in names)) for axis in range(3))
-    numbers, says, bars, maps = {}, [], [], []
+    numbers: dict[str, float] = {}
+    says, bars, maps = [], [], []
     for net in nets:
         losses = {
             rescue: np.array([[study.scores(names[net, init, rescue])[seed].of("test", "loss") for init in inits]
