@@ -135,7 +135,8 @@ def _same_weights(trainings: Mapping[str, tuple[Trainer, Attached]]) -> None:
     for name, (trainer, _) in trainings.items():
         if not all(torch.equal(value, off[key]) for key, value in trainer.model.state_dict().items()):
             raise SystemExit(f"{name} changed the weights")
-        if name == "nanogpt" and trainer.progress.step not in looks_in(trainer.run.layers):
+        wanted = sum(due(step, trainer.steps) for step in range(trainer.progress.step + 1))
+        if name == "nanogpt" and len(looks_in(trainer.run.layers)) < wanted:
             raise SystemExit("the observer ended early")
 
 
