@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -281,9 +282,10 @@ def test_a_card_at_a_million(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", ["1M", "10M"])
-@pytest.mark.parametrize("name", CARDS)
-def test_every_card_at_every_size(name: str, budget: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "budget"), [*zip(CARDS, cycle(["10M", "1M"])), *((name, "10M") for name in FIRST[1::2])]
+)
+def test_every_card_at_one_size_or_the_other(name: str, budget: str) -> None:
     check_scaled(name, budget)
 
 

@@ -163,7 +163,7 @@ def test_any_model(check: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_any_model_in_depth(check: Any) -> None:
-    @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.nested_given])
+    @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.nested_given])
     @given(configs(), seeds)
     def run(config: ModelConfig, seed: int) -> None:
         check(config, seed)
