@@ -258,6 +258,18 @@ def bf16(x: torch.Tensor) -> np.ndarray:
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("shape", [(16, 7), (64, 33), (80, 1), (35, 16), (1, 5)])
+def test_one_row_in_parts_is_the_plain_product(shape: tuple[int, int]) -> None:
+    layer = torch.nn.Linear(shape[1], shape[0])
+    x = torch.randn(1, 1, shape[1])
+    with torch.no_grad():
+        y = prepared(layer)(x)
+        expected = x.double().numpy() @ layer.weight.double().numpy().T + layer.bias.double().numpy()
+    assert y.shape == (1, 1, shape[0])
+    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5)
+
+
 def int8(weight: torch.Tensor) -> np.ndarray:
     """Each row as whole numbers of steps, 127 of which are its largest number, the step in bf16."""
     steps = bf16(weight.abs().amax(1, keepdim=True) / 127)
@@ -278,6 +290,30 @@ def test_lower_precisions_are_what_they_say(shape: tuple[int, int], precision: A
     plain = x.double().numpy() @ layer.weight.detach().double().numpy().T + bias
     apart = np.abs(y.numpy() - plain).max()
     assert apart > 1e-5 or shape == (1, 1)  # it did round
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_what_reads_the_same_vectors_multiplies_as_one(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = scrambled(**TINY["llama"]).blocks[0].mixer
+    names = ("q", "k", "v")
+    calls: list[int] = []
+    kind = {"bf16": preparing.BF16, "int8": preparing.Int8}[precision]
+    multiply = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, x, b: calls.append(len(self.weight)) or multiply(self, x, b))
+    ready, x = prepared(part, precision), torch.randn(2, 3, part.q.in_features)
+    with torch.no_grad():
+        alone = {name: prepared(getattr(part, name), precision)(x) for name in names}
+        calls.clear()
+        for order in (names, names[::-1]):
+            for name in order:
+                y = getattr(ready, name)(x)
+                torch.testing.assert_close(y, alone[name])
+                y.zero_()  # what is done with a result must not show in the next pass
+        assert calls == [sum(y.shape[-1] for y in alone.values())] * 2
+        first = ready.q(x)
+        x.mul_(2)
+        torch.testing.assert_close(ready.k(x), prepared(part.k, precision)(x))  # not of what x was before
+        torch.testing.assert_close(first, alone["q"])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

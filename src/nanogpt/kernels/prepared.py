@@ -2,14 +2,16 @@
 
 Each token reads every weight once, so what a token takes is the time to read them from memory, and fewer bytes are
 faster. On a CPU the products of F.linear are not made for this: for one row Intel's MKL takes one core, and on other
-makers' CPUs it leaves AVX-512 unused. oneDNN, which PyTorch brings along, does neither (docs/performance.md).
+makers' CPUs it leaves AVX-512 unused. Its products in batches do neither, nor does oneDNN, which PyTorch brings along
+(docs/performance.md).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import cached_property
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -27,6 +29,8 @@ FEW = 16
 """Rows of a usual batch: weights are laid out for so many, and a matrix too small for them is left alone."""
 PACK_FROM = 8
 """Products of several rows from which on fp32 weights are laid out anew, which costs about as much as 20 of them."""
+PARTS = 16
+"""Parts of a matrix that one row is multiplied by: enough for threads to share them evenly."""
 STEP = 16
 """Numbers of a row that the int8 product reads at once, beyond the row's end if need be."""
 
@@ -59,6 +63,8 @@ def _copy(module: Any, make: Callable[[Tensor], Product], done: dict[int, Any]) 
         done[id(module)] = new = copy.copy(module)
         new._parameters = {name: _prepare(p, make) for name, p in module._parameters.items()}
         new._modules = {name: child and _copy(child, make, done) for name, child in module._modules.items()}
+        if make is not Product:  # fp32 has its weights as they are, without a copy
+            _join([getattr(new._modules.get(name), "weight", None) for name in getattr(module, "together", ())])
     return done[id(module)]
 
 
@@ -72,6 +78,15 @@ def _prepare(weight: Tensor | None, make: Callable[[Tensor], Product]) -> Tensor
     return matrix
 
 
+def _join(matrices: Sequence[Tensor | None]) -> None:
+    """Let matrices that read the same vectors multiply as one."""
+    prepared = [matrix for matrix in matrices if isinstance(matrix, Prepared)]
+    if len(prepared) == len(matrices) > 1:
+        joint = Joint(prepared)
+        for number, matrix in enumerate(prepared):
+            matrix.product = partial(joint, number)
+
+
 class Prepared(Tensor):
     """A matrix that multiplies in its own way in F.linear and is the plain one elsewhere, so that an embedding tied to
     the head is looked up as it was."""
@@ -79,7 +94,7 @@ class Prepared(Tensor):
     make: Callable[[Tensor], Product]
 
     @cached_property
-    def product(self) -> Product:
+    def product(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         return self.make(self.as_subclass(Tensor))
 
     @classmethod
@@ -98,11 +113,15 @@ class Product:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight, self._calls = weight, 0
+        self._parts = _parts(weight)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if self.weight.numel() * max(rows, FREE) < WORTH * FREE or x.dtype != torch.float32:
             return F.linear(x, self.weight, bias)
+        if rows == 1 and self._parts is not None:
+            y = torch.bmm(self._parts, x.reshape(-1, 1).expand(PARTS, -1, 1)).view(*x.shape[:-1], -1)
+            return y if bias is None else y + bias
         self._calls += rows > 1
         if self._calls == PACK_FROM:
             self.weight = _packed(self.weight)
@@ -142,6 +161,38 @@ class Int8(Product):
         return y if bias is None else y + bias
 
 
+class Joint:
+    """Several matrices' products with the same x as one, of which each takes its columns: fewer starts, and x is
+    rounded once."""
+
+    def __init__(self, matrices: Sequence[Prepared]) -> None:
+        self._matrices = matrices
+        self._seen: Callable[[], Tensor | None] = lambda: None
+        self._version = 0
+        self._left: dict[int, Tensor] = {}
+
+    @cached_property
+    def _product(self) -> Product:
+        return self._matrices[0].make(torch.cat([matrix.as_subclass(Tensor) for matrix in self._matrices]))
+
+    def __call__(self, number: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        if number not in self._left or self._seen() is not x or self._version != x._version:
+            columns = self._product(x, None).split([len(matrix) for matrix in self._matrices], -1)
+            self._left = dict(enumerate(columns))
+            self._seen, self._version = weakref.ref(x), x._version
+        y = self._left.pop(number)
+        return y if bias is None else y + bias
+
+
+def _parts(weight: Tensor) -> Tensor | None:
+    """The rows of a matrix in equal parts: one row times them as a batch is the product for which MKL has all threads
+    and AVX-512 (docs/performance.md). None where there is no MKL, or where the parts come out uneven."""
+    suits = weight.dtype == torch.float32 and weight.is_contiguous() and len(weight) % PARTS == 0
+    if not (suits and torch.backends.mkl.is_available()):
+        return None
+    return weight.view(PARTS, -1, weight.shape[1])
+
+
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available()
 
@@ -152,4 +203,4 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")

@@ -35,9 +35,9 @@ class KeyValues:
         if self.k is None or self.v is None:
             self.k = k_BKTE.new_empty(*k_BKTE.shape[:2], self.capacity, k_BKTE.shape[3])
             self.v = v_BKTE.new_empty(*v_BKTE.shape[:2], self.capacity, v_BKTE.shape[3])
-        self.k[:, :, start:end] = k_BKTE
-        self.v[:, :, start:end] = v_BKTE
-        return self.k[:, :, :end], self.v[:, :, :end]
+        self.k.narrow(2, start, end - start).copy_(k_BKTE)
+        self.v.narrow(2, start, end - start).copy_(v_BKTE)
+        return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
 
 
 class Attention(Part):
@@ -58,6 +58,8 @@ class Attention(Part):
     out: linear, a matrix on the joined heads; none, the joined heads themselves ("Let's build GPT" before its
     projection), which needs heads * head_dim = dim.
     """
+
+    together = ("q", "k", "v")
 
     def __init__(
         self,
@@ -140,7 +142,7 @@ class Attention(Part):
 
     def _cut(self, x_BTN: Tensor) -> Tensor:
         """(B, T, heads E) -> (B, heads, T, E)."""
-        return x_BTN.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        return x_BTN.view(*x_BTN.shape[:2], -1, self.head_dim).transpose(1, 2)
 
     def flops(self, tokens: int, context: int) -> float:
         """Matrices, and 4 S H E for q k^T and the weighted sum of v; as is customary, causality is not discounted."""

@@ -61,6 +61,8 @@ class Gated(Part):
     A subclass has `join`, and sets the gains of the matrices around it.
     """
 
+    together = ("gate", "up")
+
     def __init__(
         self, *, dim: int, hidden: int | None, multiple_of: int, bias: Literal["none", "zeros"], dropout: float
     ) -> None:

@@ -100,6 +100,8 @@ class Part(nn.Module):
 
     slot: int
     spec: Spec
+    together: tuple[str, ...] = ()
+    """Children, matrices that read the same vectors: with weights converted for writing they multiply as one."""
     loops = False
     """Whether it goes through the tokens one by one: a compiler would unroll that loop, for minutes."""
 
