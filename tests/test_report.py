@@ -160,6 +160,8 @@ def test_both_themes_and_a_narrow_page(seen: Seen) -> None:
     seen.page.locator("#theme").select_option("auto")
     seen.page.set_viewport_size({"width": 400, "height": 800})
     seen.page.wait_for_function("() => document.querySelector('#curves .plot')._fullLayout.width < 400")
+    seen.show("lens_text")  # whose words need more room: it scrolls by itself
+    seen.page.wait_for_function("() => document.querySelector('#lens_text .plot')._fullLayout.width > 400")
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 400
     seen.page.set_viewport_size({"width": 1200, "height": 900})
     assert seen.problems == []

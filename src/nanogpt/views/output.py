@@ -155,7 +155,7 @@ def draw_position(found: Sequence[Source]) -> Picture | None:
 
 
 def draw_frequency(found: Sequence[Source]) -> Picture | None:
-    across = axis("tenth of the training text, by how common its tokens are (1: the commonest)", dtick=1)
+    across = axis("tenth of the training text, 1: of the commonest tokens", dtick=1)
     return _losses(found, "output/frequency", "Loss by token frequency", across, lambda _, rows: np.arange(rows) + 1)
 
 

@@ -5,6 +5,7 @@
   const system = matchMedia("(prefers-color-scheme: dark)");
   const chooser = document.getElementById("theme");
   const NARROW = 600;
+  const CELL = 52;
   const theme = () => (chooser.value === "auto" ? (system.matches ? "dark" : "light") : chooser.value);
 
   async function unpack(id) {
@@ -57,6 +58,13 @@
     });
     fit.height = 260 * across.length;
     fit.legend.y = -45 / fit.height;
+    return fit;
+  }
+
+  // Words in cells want room for each: where there is none, the picture is wider than the page and scrolls.
+  function readable(fit, data, width) {
+    const worded = data.find((trace) => trace.type === "heatmap" && trace.text);
+    if (width < NARROW && worded) Object.assign(fit, { autosize: false, width: Math.max(width, 130 + CELL * worded.text[0].length) });
     return fit;
   }
 
@@ -156,7 +164,7 @@
       this.shown.value = frame ? frame.name : "";
       if (frame) this.range.setAttribute("aria-valuetext", `step ${frame.name}`);
       const data = slim(this.data(), width);
-      const layout = stacked(fitted(this.picture.layout, width, listed(data)), width);
+      const layout = readable(stacked(fitted(this.picture.layout, width, listed(data)), width), data, width);
       await Plotly.react(this.plot, data, layout, { displayModeBar: false, responsive: false });
       this.plot.style.minHeight = "";
       if (!this.element.dataset.drawn) performance.mark(`drawn ${this.facts.name}`);
