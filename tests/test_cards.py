@@ -6,11 +6,12 @@ default, as `transformers` has it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from nanogpt.config import compose
+from nanogpt.config import ModelConfig, compose
 from nanogpt.hub.load import understand
 from nanogpt.hub.solve import SAID
 from nanogpt.model.language_model import resolve_model
@@ -60,9 +61,13 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def said(config: ModelConfig) -> dict[str, str]:
+    """What a model is, each field as text; `swiglu(act=silu)` is the `glu(act=silu)` that a table says."""
+    return {field: re.sub(r"\b(swi|ge)glu\(", "glu(", str(getattr(config, field))) for field in SAID}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_card_is_what_its_config_json_says(name: str) -> None:
     model_type, theirs = PUBLISHED[name]
     read = understand({"model_type": model_type, **theirs}, name).config
-    card = resolve_model(compose(name).model)
-    assert {field: getattr(card, field) for field in SAID} == {field: getattr(read, field) for field in SAID}
+    assert said(resolve_model(compose(name).model)) == said(read)

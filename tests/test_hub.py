@@ -457,7 +457,7 @@ def test_files_that_are_damaged_or_not_there(copy: Path, tmp_path: Path) -> None
     (copy / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     refused(copy, "pickled weights .*convert")
     refused(copy / "pytorch_model.bin", "pickled weights")
-    refused(copy / "config.json", "not a model .minGPT's JSON")
+    refused(copy / "config.json", "the weights are beside it; give the folder")
     (copy / "x.safetensors").write_bytes(whole)
     refused(copy / "x.safetensors", "weights alone are not a model; give the folder")
     (copy / "config.json").write_text("{")

@@ -5,6 +5,7 @@ No part and no layout is known here by name: boxes and arrows are the steps that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -209,7 +210,7 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
         canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {kind['layers']} layers", "small name")
         for key, value in kind["differs"].items():
             y += LINE
-            for n, row in enumerate(_wrapped(f"{key} = {value.removesuffix('.0')}", 42)):
+            for n, row in enumerate(_wrapped(f"{key} = {value}", 42)):
                 y += LINE * (n > 0)
                 canvas.text(LEFT + 32, y + 15, row, "small")
         y += LINE + 6
@@ -312,11 +313,12 @@ def _said(box: Facts) -> list[str]:
 
 
 def _wrapped(said: str, wide: int, between: str = ", ") -> list[str]:
-    """Cut where items end."""
+    """Cut where items end; a comma stays at the end of its line. 8.0 is 8."""
     lines: list[str] = []
-    for item in said.split(between) if said else []:
+    for item in re.sub(r"\.0(?=[,)]|$)", "", said).split(between) if said else []:
         if lines and len(lines[-1]) + len(between) + len(item) <= wide:
             lines[-1] += between + item
         else:
+            lines[-1:] = [line + between.rstrip(" ·") for line in lines[-1:]]
             lines.append(item)
     return lines

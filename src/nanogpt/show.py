@@ -260,7 +260,7 @@ def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for key in sorted(said, key=lambda key: order[key.split(".")[0]]):  # the knobs of a part stay together
         values = [rows.get(key, "") for rows, _ in found]
         differs = len(set(values)) > 1
-        what = [said for facts in models if differs and (said := meaning(facts["model"], key))]
+        what = [line for facts in models if differs and (line := meaning(facts["model"], key))]
         table.append({"key": key, "values": values, "differs": differs, "what": list(dict.fromkeys(what))})
     return table
 
@@ -271,10 +271,11 @@ def meaning(model: dict[str, Any], key: str) -> str:
     if axis not in (*LAYER_FIELDS, *ENDS):
         return ""
     table = AXES[f"model.{axis}"][0]
-    names = {parse(text).name for text in ([model[axis]] if axis in ENDS else model[axis])}
-    parts = [(name, table[name]) for name in sorted(names) if name in table]
-    said = (knob_text(part, knob) if knob else f"{name}: {first_sentence(part)}" for name, part in parts)
-    return next(filter(None, said), "")
+    names = {parse(text).name: None for text in ([model[axis]] if axis in ENDS else model[axis])}
+    if not knob:
+        return "; ".join(f"{name}: {first_sentence(table[name])}" for name in names if name in table)
+    texts = (knob_text(table[name], knob) for name in {**names, **table} if name in table)
+    return next((text for text in texts if text and not text.startswith("as ")), "")  # not "as of another part"
 
 
 def knob_text(part: Any, knob: str) -> str:
@@ -297,9 +298,8 @@ def _facts(facts: dict[str, Any], window: str) -> tuple[dict[str, str], list[str
     rows = {"parameters": f"{facts['total_parameters']:,}"}
     rows |= {f"parameters.{k}": f"{n:,}" for k, n in facts["parameters"].items()}
     rows |= {k: f"{model[k]:,}" for k in ("n_layers", "dim", "context", "vocab_size")}
-    if len(facts["kinds"]) > 1:
-        rows["pattern"] = facts["letters"]
-    spoken = list(rows)
+    rows["pattern"] = facts["letters"] if len(facts["kinds"]) > 1 else "all alike"
+    spoken = [key for key in rows if key != "pattern" or len(facts["kinds"]) > 1]
     for axis in (*LAYER_FIELDS, *ENDS):
         specs = [parse(text) for text in (model[axis] if axis in LAYER_FIELDS else [model[axis]])]
         specs = [_inner_brief(spec, config) for spec in specs[: model["n_layers"]]] if axis in LAYER_FIELDS else specs
@@ -314,9 +314,11 @@ def _facts(facts: dict[str, Any], window: str) -> tuple[dict[str, str], list[str
         "cache": f"{size(facts['cache_bytes_per_token'])} a token",
     }
     costs |= {f"cache.{int(n):,}": size(b) for n, b in facts["cache_bytes_at"].items()}
-    costs |= {f"cache.windows_only.{n:,}": size(facts["cache_bytes_windows_only_at"][str(n)]) for n in AT}
+    kept = {f"cache.windows_only.{n:,}": facts["cache_bytes_windows_only_at"][str(n)] for n in AT}
+    costs |= {key: size(n) for key, n in kept.items()}
     costs |= {f"weights.{k}": size(n) for k, n in facts["weight_bytes"].items()}
-    return rows | costs, [*spoken, *costs]
+    without = [key for key, n in zip(kept, AT, strict=True) if kept[key] == facts["cache_bytes_at"][str(n)]]
+    return rows | costs, [*spoken, *(key for key in costs if key not in without)]
 
 
 def _inner_brief(spec: Spec, config: ModelConfig) -> Spec:

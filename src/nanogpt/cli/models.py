@@ -84,7 +84,13 @@ def _facts(name: str, overrides: list[str], scale: str | None) -> dict[str, Any]
 
 
 def _show_side_by_side(names: list[str], rows: list[dict[str, Any]]) -> None:
-    """A row for each fact; those in which the models differ are marked, and coloured where there is colour."""
+    """What each model says of itself; then a row for each fact. Those in which the models differ are marked, coloured
+    where there is colour, and explained below."""
+    from nanogpt.config import presets
+
+    for name in dict.fromkeys(names):
+        if name in presets():
+            print(f"{name}: {_comment(presets()[name])}")
     made = table("", "", *names)
     for row in rows:
         mark = "\u2260" if row["differs"] else ""

@@ -146,6 +146,8 @@ def open_source(where: str) -> Source:
         start = file.read(16)
     if start[:4] == gguf.MAGIC:
         return gguf.read(path)
+    if path.name == "config.json":
+        raise UserError(f"{path}: the weights are beside it; give the folder, {path.parent}")
     if path.suffix == ".json":
         return mingpt.read(path)
     if path.suffix == ".bin" and not start.startswith((b"PK", b"\x80")):
