@@ -22,7 +22,7 @@ from nanogpt.hub.solve import find_family
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.parts import knobs_of
 from nanogpt.pattern import Pattern, pattern, period
-from nanogpt.scale import became, parse_budget, scale_model, scaled, short, shorter
+from nanogpt.scale import LEAST_WINDOW, became, parse_budget, scale_model, scaled, short, shorter
 from nanogpt.show import AXES, compare, describe, knob_text, tensors
 from nanogpt.spec import expand, parse
 from nanogpt.wiring import wiring
@@ -267,11 +267,20 @@ def check_scaled(name: str, budget: str) -> None:
     before, after = pattern(published), pattern(small)
     assert len(after.kinds) == len(before.kinds)
     assert small.context == 256 if published.context > 256 else small.context == published.context
+    aspect = small.dim / small.n_layers * published.n_layers / published.dim  # type: ignore[operator]
+    assert 0.7 < aspect < 1.5 or budget == "1M", aspect  # there two layers are often all, and two are the least
     for old, new in zip(before.kinds, after.kinds, strict=True):
         assert [spec.name for spec in old] == [spec.name for spec in new]
         mixer, was = new[0].knobs, old[0].knobs
         assert mixer["heads"] % mixer["kv_heads"] == 0 and mixer["head_dim"] % 2 == 0
-        assert (mixer["window"] > 0) == (was["window"] > 0) and mixer["window"] <= small.context
+        queries = mixer["heads"] / mixer["kv_heads"] * was["kv_heads"] / was["heads"]
+        assert 0.8 < queries < 1.3 or (budget == "1M" and 0.6 < queries < 1.3)
+        wide, was_wide = mixer["heads"] * mixer["head_dim"], was["heads"] * was["head_dim"]
+        assert 0.9 < wide / small.dim * published.dim / was_wide < 1.1
+        assert mixer["window"] in (
+            round(was["window"] * small.context / published.context),
+            was["window"] and LEAST_WINDOW,
+        )
         ratio = new[1].knobs["hidden"] / small.dim / (old[1].knobs["hidden"] / published.dim)  # type: ignore[operator]
         assert 0.85 < ratio < 1.15
 
