@@ -87,6 +87,8 @@ GAP, LINE, PAD = 30, 16, 9
 """Between boxes, between lines of text, around them."""
 LEFT, BOX = 40, 300
 """Where the column of the whole model begins; the width of a box."""
+WIDE = 42
+"""Letters of small print that a box has room for, in the widest of the usual fonts."""
 
 
 class Canvas:
@@ -210,7 +212,7 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
         canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {kind['layers']} layers", "small name")
         for key, value in kind["differs"].items():
             y += LINE
-            for n, row in enumerate(_wrapped(f"{key} = {value}", 42)):
+            for n, row in enumerate(_wrapped(f"{key} = {value}", WIDE)):
                 y += LINE * (n > 0)
                 canvas.text(LEFT + 32, y + 15, row, "small")
         y += LINE + 6
@@ -298,18 +300,18 @@ def _class(name: str) -> str:
 
 def _lines(facts: Facts, kind: Facts, name: str) -> list[str]:
     """Small print of a box: its knobs, positions that act inside it, its matrices."""
-    lines = _wrapped(", ".join(knob_words(kind, name)), 46)
+    lines = _wrapped(", ".join(knob_words(kind, name)), WIDE)
     position = kind["position"].split("(")[0]
     elsewhere = ("none", *facts["ends"]["positions_added"])
     if name == "mixer" and position not in elsewhere and "position" not in kind["differs"]:
         differs = any(key.startswith("position.") for key in kind["differs"])
-        lines += _wrapped("position: " + (position if differs else kind["position"]), 46)
+        lines += _wrapped("position: " + (position if differs else kind["position"]), WIDE)
     sizes = " · ".join(f"{label} {n_in:,}→{n_out:,}" for label, n_in, n_out in kind["boxes"][name]["matrices"])
-    return lines + _wrapped(sizes, 46, " · ")
+    return lines + _wrapped(sizes, WIDE, " · ")
 
 
 def _said(box: Facts) -> list[str]:
-    return _wrapped(", ".join(f"{k}={v}" for k, v in box["knobs"].items()), 46)
+    return _wrapped(", ".join(f"{k}={v}" for k, v in box["knobs"].items()), WIDE)
 
 
 def _wrapped(said: str, wide: int, between: str = ", ") -> list[str]:

@@ -30,7 +30,7 @@ from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build, knobs_of, signature
 from nanogpt.pattern import LAYER_FIELDS, Pattern, letter, pattern
-from nanogpt.spec import Spec, Value, parse, to_text
+from nanogpt.spec import Spec, Value, parse, parse_value, to_text
 from nanogpt.tokenizers import TOKENIZERS, expected_size
 from nanogpt.wiring import steps
 
@@ -128,7 +128,7 @@ def kinds(config: ModelConfig, found: Pattern) -> list[dict[str, Any]]:
         # where the parts themselves are others, their knobs cannot be set side by side
         others = {k for k in differences[kind] if "." not in k}
         row["differs"] = {
-            key: parts[key] if key in others else value
+            key: parts[key] if key in others else _in_brief(value, config)
             for key, value in differences[kind].items()
             if key in others or key.split(".")[0] not in others
         }
@@ -319,6 +319,12 @@ def _facts(facts: dict[str, Any], window: str) -> tuple[dict[str, str], list[str
     costs |= {f"weights.{k}": size(n) for k, n in facts["weight_bytes"].items()}
     without = [key for key, n in zip(kept, AT, strict=True) if kept[key] == facts["cache_bytes_at"][str(n)]]
     return rows | costs, [*spoken, *(key for key in costs if key not in without)]
+
+
+def _in_brief(text: str, config: ModelConfig) -> str:
+    """A knob's value; where it is a part, that part in brief."""
+    value = parse_value(text)
+    return brief(value, config, _table_of(value)) if isinstance(value, Spec) else text
 
 
 def _inner_brief(spec: Spec, config: ModelConfig) -> Spec:
