@@ -16,7 +16,7 @@ import torch
 from nanogpt.cli.models import show
 from nanogpt.config import ModelConfig, compose, presets
 from nanogpt.cost import cost
-from nanogpt.diagram import svg, text
+from nanogpt.diagram import WIDE, svg, text
 from nanogpt.errors import UserError
 from nanogpt.hub.solve import find_family
 from nanogpt.model.language_model import LanguageModel, resolve_model
@@ -199,6 +199,9 @@ def test_show_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     ElementTree.fromstring((tmp_path / "a.svg").read_text())
     show(["llama-3-8b", "olmo-2-7b"], json=True)
     assert any(row["key"] == "layout" and row["differs"] for row in json.loads(capsys.readouterr().out)["rows"])
+    show(["mistral-7b", "llama-3-8b"])
+    out = capsys.readouterr().out
+    assert "mistral-7b: Mistral 7B" in out and "  mixer.window: tokens that a token can see" in out
     show(["qwen3-8b"], scale="1M", json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["preset"] == "qwen3-8b-1M" and abs(facts["total_parameters"] - 10**6) < 10**5
@@ -238,6 +241,8 @@ def test_a_drawing_is_whole(name: str) -> None:
     root = ElementTree.fromstring(drawn)
     said = " ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("text"))
     assert f"{facts['total_parameters']:,} parameters" in said
+    small = [node.text or "" for node in root.iter() if node.get("class") == "small mid"]
+    assert small and max(map(len, small)) <= WIDE
     assert "prefers-color-scheme:dark" in drawn
     for kind in facts["kinds"][:1]:
         for box in ("mixer", "ffn"):
@@ -248,6 +253,11 @@ def test_a_drawing_is_whole(name: str) -> None:
             assert float(node.get("x", 0)) + float(node.get("width", 0)) <= width
             assert float(node.get("y", 0)) + float(node.get("height", 0)) <= height
     assert not facts["kinds"] or text(facts).count("x") >= 2
+
+
+def test_a_part_that_is_cut_keeps_its_commas() -> None:
+    drawn = svg(describe(compose("command-r7b")))
+    assert ">position = rotary(base=50000,<" in drawn and ">pairing=interleaved)<" in drawn
 
 
 def test_a_factor_on_what_a_branch_adds_is_drawn() -> None:
