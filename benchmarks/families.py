@@ -1,15 +1,16 @@
 """Every published family at about 30 M parameters: our training step and cached generation beside `transformers`'.
 
-    python benchmarks/families.py --eager --json         all of them, nothing compiled: a quarter of a minute a family
-    python benchmarks/families.py --only qwen3 --json    one, compiled too (minutes, mostly the compiler's); its row
-                                                         replaces the one that is kept
-    python benchmarks/families.py --table                only write docs/families/speed.md from the rows that are kept
+    python benchmarks/families.py --json                        all, nothing compiled: a quarter of a minute a family
+    python benchmarks/families.py --compiled --json             the compiled columns: minutes each, mostly compiling
+    python benchmarks/families.py --only qwen3 --again --json   one, measured again
+    python benchmarks/families.py --table                       only write docs/families/speed.md from what is kept
 
-Rows are kept in FOLDER/FAMILY.json (--rows), and a family that has one is not measured again without --only or --again,
-so the table can be made in pieces. Both models have the same weights. A step is forward, loss, backward and AdamW, in
-fp32: eager beside eager, compiled beside compiled. Generation is greedy, with a cache, one row after a prompt of 32
-tokens; compiled, it is theirs with a static cache beside our usual one, for nothing of ours is compiled there. Each
-pair runs in turn; a ratio is of the fastest of each, above 1 where ours is faster.
+Rows are kept in FOLDER/FAMILY.json (--rows), and what they have is not measured again without --again, so the table can
+be made in pieces. Both models have the same weights. A step is forward, loss, backward and AdamW, in fp32: eager beside
+eager, compiled beside compiled. Generation is greedy, with a cache, one row after a prompt of 32 tokens; compiled, it
+is theirs with a static cache beside our usual one, for nothing of ours is compiled there. Each pair runs in turn; a
+ratio is of the fastest of each, above 1 where ours is faster. Freed memory is kept, for both, as `nanogpt train` does:
+else a step is clearing new pages for a third of its time, now in ours, now in theirs.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +33,21 @@ from nanogpt.errors import UserError
 from nanogpt.generate import Sampling, generate
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.scale import scaled
+from nanogpt.training.machine import keep_freed_memory
 
 BUDGET, TOKENIZER, VOCABULARY = "30M", "tokenizer=bpe(vocab_size=8192)", 8192
 NEAR = (BUDGET, "29M", "31M", "28M", "32M", "27M", "33M", "26M", "34M", "25M", "35M")
 """Sizes to try: `transformers` does not take every width (Gemma's must be a multiple of its heads)."""
 BATCH, TIME, PROMPT, TOKENS = 4, 128, 32, 64
-ROUNDS, STEPS = 4, 3
-"""Each pair runs so often, in turn; a step is too short to be one round alone."""
+STEPS, TEXTS = 8, 4
+"""Rounds: how often each pair runs, in turn."""
 PAGE = Path(__file__).parent.parent / "docs" / "families" / "speed.md"
 COLUMNS = ("step", "step_compiled", "generate", "generate_compiled")
+Action: TypeAlias = Callable[[], Any]
+
+
+def columns(compiled: bool) -> tuple[str, ...]:
+    return COLUMNS[1::2] if compiled else COLUMNS[::2]
 
 
 def first_presets() -> dict[str, str]:
@@ -88,54 +95,69 @@ def their_loss(model: Any) -> Callable[..., torch.Tensor]:
     return lambda x, y: F.cross_entropy(model(x, use_cache=False).logits.flatten(0, 1), y.flatten())
 
 
-def writing(ours: LanguageModel, theirs: Any, **how: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def writing(ours: LanguageModel, theirs: Any, **how: Any) -> tuple[Action, Action]:
     ids = torch.randint(VOCABULARY, (1, PROMPT), generator=torch.Generator().manual_seed(2))
     given = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": TOKENS,
              "min_new_tokens": TOKENS, **how}  # fmt: skip
     mine = lambda: generate(ours, ids.tolist(), TOKENS, Sampling(temperature=0))[0]  # noqa: E731
-    return mine, lambda: theirs.generate(ids, **given)[0, PROMPT:].tolist()
+    return mine, torch.no_grad()(lambda: theirs.generate(ids, **given)[0, PROMPT:].tolist())
 
 
-def compare(mine: Callable[[], Any], other: Callable[[], Any], times: int = 1) -> dict[str, float]:
-    """Both in turn, after a first time that is not counted: milliseconds of the fastest round of each, their ratio."""
-    actions = {"ours": mine, "theirs": other}
-    found = in_turn({k: timed(partial(_repeat, action, times)) for k, action in actions.items()}, ROUNDS + 1)
-    ours, theirs = (min(rounds[1:]) / times for rounds in found.values())
-    return {"ours_ms": round(1e3 * ours, 2), "theirs_ms": round(1e3 * theirs, 2), "ratio": round(theirs / ours, 3)}
+@dataclass(frozen=True)
+class Duel:
+    """What is run in turn, `rounds` times, with both models in the mode that it needs."""
+
+    models: tuple[torch.nn.Module, torch.nn.Module]
+    actions: tuple[Action, Action]
+    training: bool
+    rounds: int
+
+    def warm_up(self) -> Duel:
+        """Twice: the first time compiles, the second shows whether it has to again."""
+        self._mode()
+        for action in 2 * self.actions:
+            action()
+        return self
+
+    def fought(self) -> dict[str, float]:
+        """Milliseconds of the fastest round of each, and their ratio."""
+        self._mode()
+        found = in_turn(dict(zip(("ours", "theirs"), map(timed, self.actions), strict=True)), self.rounds)
+        ours, theirs = map(min, found.values())
+        return {"ours_ms": round(1e3 * ours, 2), "theirs_ms": round(1e3 * theirs, 2), "ratio": round(theirs / ours, 3)}
+
+    def _mode(self) -> None:
+        for model in self.models:
+            model.train(self.training)
 
 
-def _repeat(action: Callable[[], Any], times: int) -> None:
-    for _ in range(times):
-        action()
-
-
-def measure(preset: str, compiled: bool) -> dict[str, Any]:
-    """The row of one family."""
+def prepare(preset: str, compiled: bool) -> tuple[dict[str, Any], dict[str, Duel]]:
+    """What can be said of a family before a clock runs, and its duels, warm."""
     config, ours, theirs = pair(preset)
-    row: dict[str, Any] = {
+    both = (ours.eval(), theirs.eval())
+    writers = writing(*both)
+    texts = [write() for write in writers]
+    ids = torch.randint(VOCABULARY, (2, TIME), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        logits = (ours(ids) - theirs(ids).logits).abs().max().item()
+    row = {
         "preset": preset, "parameters": sum(p.numel() for p in ours.parameters()), "dim": config.dim,
-        "layers": config.n_layers,
+        "layers": config.n_layers, "logits": logits,
+        "same_tokens": next((n for n, (a, b) in enumerate(zip(*texts, strict=True)) if a != b), TOKENS),
     }  # fmt: skip
-    with Busy() as busy, torch.no_grad():
-        ours.eval()
-        writers = writing(ours, theirs)
-        texts = [write() for write in writers]
-        row["same_tokens"] = next((n for n, (a, b) in enumerate(zip(*texts, strict=True)) if a != b), TOKENS)
-        ids = torch.randint(VOCABULARY, (2, TIME), generator=torch.Generator().manual_seed(3))
-        row["logits"] = (ours(ids) - theirs(ids).logits).abs().max().item()
-        row["generate"] = compare(*writers)
-        if compiled:
-            row["generate_compiled"] = compare(*writing(ours, theirs, **static()))
-    with torch.enable_grad():
-        ours.train()
-        theirs.train()
-        row["step"] = compare(step(our_loss(ours), ours), step(their_loss(theirs), theirs), STEPS)
-        if compiled:
-            torch.compiler.reset()
-            both = (torch.compile(our_loss(ours)), torch.compile(their_loss(theirs)))
-            row["step_compiled"] = compare(step(both[0], ours), step(both[1], theirs), STEPS)
-            torch.compiler.reset()
-    return {**row, "others_share": round(busy.share, 2), **machine()}
+    losses = (our_loss(ours), their_loss(theirs))
+    if compiled:
+        losses, writers = tuple(map(torch.compile, losses)), writing(*both, **static())
+    steps = tuple(step(loss, model) for loss, model in zip(losses, both, strict=True))
+    duels = (Duel(both, steps, True, STEPS), Duel(both, writers, False, TEXTS))
+    return row, {name: duel.warm_up() for name, duel in zip(columns(compiled), duels, strict=True)}
+
+
+def measure(row: dict[str, Any], duels: dict[str, Duel]) -> dict[str, Any]:
+    """The row with its times."""
+    with Busy() as busy:
+        times = {name: duel.fought() for name, duel in duels.items()}
+    return {**row, **times, "others_share": round(busy.share, 2), **machine()}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -144,8 +166,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "# The families beside `transformers`",
         "",
         f"Each family's first preset at about {BUDGET} parameters, same weights, fp32, a CPU, in turn in one process: "
-        "`python benchmarks/families.py`. Milliseconds of ours and of theirs, the fastest of four rounds, and how many "
-        "times faster ours is.",
+        "`python benchmarks/families.py`, `--compiled`. Milliseconds of ours and of theirs, the fastest of "
+        f"{STEPS} steps and of {TEXTS} texts, and how many times faster ours is.",
         f"A step: forward, loss, backward, AdamW on {BATCH} x {TIME} tokens. Generation: {TOKENS} greedy tokens after "
         f"{PROMPT}, one row, with a cache; its compiled column is theirs with a static cache and a compiled step "
         "beside ours, which is not compiled.",
@@ -179,18 +201,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="FAMILY", choices=list(first_presets()))
     parser.add_argument("--rows", type=Path, metavar="FOLDER", default=Path("families-speed"))
-    parser.add_argument("--eager", action="store_true", help="nothing compiled: a quarter of the time")
+    parser.add_argument("--compiled", action="store_true", help="the compiled columns instead of the eager ones")
     parser.add_argument("--again", action="store_true", help="measure also what is kept")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     given.rows.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     for family in () if given.table else given.only or first_presets():
         path = given.rows / f"{family}.json"
-        if path.exists() and not (given.only or given.again):
-            continue
-        say(f"measuring {family}")
-        path.write_text(json.dumps(measure(first_presets()[family], not given.eager)))
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if given.again or not set(columns(given.compiled)) <= set(kept):
+            say(f"measuring {family}")
+            torch.compiler.reset()
+            path.write_text(json.dumps(kept | measure(*prepare(first_presets()[family], given.compiled))))
     rows = {path.stem: json.loads(path.read_text()) for path in sorted(given.rows.glob("*.json"))}
     PAGE.write_text(table(rows), encoding="utf-8")
     emit(summary(rows), given.json)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.config import RunConfig, validate
@@ -65,6 +66,35 @@ def test_norms_by_formula() -> None:
     assert torch.equal(build(NORMS, "none", dim=12)(x), x)
     for name in ("layernorm", "batchnorm", "groupnorm", "dyt"):
         assert "bias" not in dict(build(NORMS, f"{name}(bias=none)", dim=12).named_parameters())
+
+
+@pytest.mark.parametrize("weight", ["ones", "plus_one", "none"])
+def test_rms_norm_goes_back_as_pytorchs_does(weight: str) -> None:
+    """Its backward pass is written out: first and second derivatives, of heads that lie across memory as well."""
+    part = randomised(f"rmsnorm(eps=0.1, weight={weight})", 12).double()
+    x = torch.randn(2, 5, 3, 12, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    given, grad = [x, *part.parameters()], torch.randn(2, 3, 5, 12, dtype=torch.float64)
+
+    def pytorchs(x: Tensor, *w: Tensor) -> Tensor:
+        return F.rms_norm(x, (12,), w[0] + (weight == "plus_one") if w else None, 0.1)
+
+    y = part(x)
+    assert "RootMeanSquare" in y.grad_fn.name()
+    firsts = [torch.autograd.grad(out, given, grad, create_graph=True) for out in (y, pytorchs(*given))]
+    seconds = [torch.autograd.grad(sum((f**2).sum() for f in first), given) for first in firsts]
+    for found, wanted in (firsts, seconds):
+        torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(part(x), y)
+
+
+def test_rms_norm_of_each_row_by_itself() -> None:
+    """Gradients row by row, as for a privacy budget or a gradient's noise: torch.func goes through it."""
+    part, x = randomised("rmsnorm", 12), torch.randn(4, 12)
+    loss = lambda w, row: torch.func.functional_call(part, {"weight": w}, (row,)).cos().sum()  # noqa: E731
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(part.weight.detach(), x)
+    for row, wanted in zip(x, found, strict=True):
+        torch.testing.assert_close(torch.autograd.grad(part(row).cos().sum(), part.weight)[0], wanted)
 
 
 def test_one_more_than_the_weight() -> None:
