@@ -103,7 +103,7 @@ class RootMeanSquare(torch.autograd.Function):
             h, dot, dw = grad, gx_ND.sum(-1), None
         else:
             h, dot, dw = grad * weight, gx_ND @ weight, r.reshape(-1) @ gx_ND
-        return (h * r).addcmul_(x, r.pow(3).mul_(dot.view(r.shape)), value=-1 / D), dw, None
+        return torch.addcmul(h * r, x, r.pow(3).mul_(dot.view(r.shape)), value=-1 / D), dw, None
 
 
 def _inverse(x: Tensor, eps: float) -> Tensor:
