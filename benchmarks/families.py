@@ -173,6 +173,7 @@ def fastest(kept: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """docs/families/speed.md."""
+    first, busy = next(iter(rows.values())), max(row["others_share"] for row in rows.values())
     lines = [
         "# The families beside `transformers`",
         "",
@@ -181,9 +182,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         f"{STEPS} steps and of {TEXTS} texts, and how many times faster ours is.",
         f"A step: forward, loss, backward, AdamW on {BATCH} x {TIME} tokens. Generation: {TOKENS} greedy tokens after "
         f"{PROMPT}, one row, with a cache; its compiled column is theirs with a static cache and a compiled step "
-        "beside ours, which is not compiled.",
+        "beside ours, which is not compiled. For both, freed memory is kept, as `nanogpt train` does.",
         f"Logits: the largest difference of one over {2 * TIME} random tokens. Tokens: how many of those written "
-        "are the same from the first on.",
+        "are the same from the first on. A dash: not measured.",
+        f"{first['cores']} cores with {first['cpu']}, torch {first['torch']}; others took {busy:.0%} of it at most.",
         "",
         "| family | M | logits | tokens | step | step, compiled | generation | generation, compiled |",
         "|---|---|---|---|---|---|---|---|",
