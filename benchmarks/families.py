@@ -151,8 +151,8 @@ def prepare(preset: str, compiled: bool) -> tuple[dict[str, Any], dict[str, Duel
     }  # fmt: skip
     losses = (our_loss(ours), their_loss(theirs))
     if compiled:
-        losses, writers = tuple(map(torch.compile, losses)), writing(*both, **static())
-    steps = tuple(step(loss, model) for loss, model in zip(losses, both, strict=True))
+        losses, writers = (torch.compile(losses[0]), torch.compile(losses[1])), writing(*both, **static())
+    steps = (step(losses[0], ours), step(losses[1], theirs))
     duels = (Duel(both, steps, True, STEPS), Duel(both, writers, False, TEXTS))
     return row, {name: duel.warm_up() for name, duel in zip(columns(compiled), duels, strict=True)}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.errors import UserError
+from nanogpt.kernels.rms import rms_norm
 from nanogpt.model.part import Part, Rule
 from nanogpt.parts import at_least, divides
 
@@ -61,54 +62,7 @@ class RMSNorm(Part):
         weight: Tensor | None = self.weight
         if weight is not None:
             weight = (weight + self._shift if self._shift else weight).to(x.dtype)  # one dtype, for the fused kernel
-        if _written_out(x):
-            scaled: Tensor = RootMeanSquare.apply(x, weight, self.eps)
-            return scaled
-        return F.rms_norm(x, (self.dim,), weight, self.eps)
-
-
-def _written_out(x: Tensor) -> bool:
-    """Whether there will be a backward pass for which torch has no kernel."""
-    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return plain and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-class RootMeanSquare(torch.autograd.Function):
-    """F.rms_norm for training on a CPU, where torch has no kernel for it and goes back through each of its operations:
-    a third of the time (docs/LOG.md). With r = 1 / sqrt(mean(x^2) + eps) and h = g w, g being the gradient of w x r,
-
-        dx = r h - x r^3 mean(h x),  dw = sum of g x r over all vectors.
-
-    r is worked out again on the way back, so that a second derivative comes out right, and nothing but x is kept.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        y = x * _inverse(x, eps)
-        return y if weight is None else y.mul_(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: Tensor) -> None:
-        x, weight, ctx.eps = inputs
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        D, r = x.shape[-1], _inverse(x, ctx.eps)
-        gx_ND = (grad * x).reshape(-1, D)
-        if weight is None:
-            h, dot, dw = grad, gx_ND.sum(-1), None
-        else:
-            h, dot, dw = grad * weight, gx_ND @ weight, r.reshape(-1) @ gx_ND
-        return torch.addcmul(h * r, x, r.pow(3).mul_(dot.view(r.shape)), value=-1 / D), dw, None
-
-
-def _inverse(x: Tensor, eps: float) -> Tensor:
-    """1 / sqrt(mean(x^2) + eps), (..., 1)."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().div_(x.shape[-1]).add_(eps).rsqrt_()
+        return rms_norm(x, weight, self.eps)
 
 
 class BatchNorm(Part):
