@@ -182,6 +182,7 @@ def test_the_number_of_seeds_that_a_refusal_names_would_do(text: str) -> None:
         ({"checks": [{"number": "val/rlu", "at_most": 2}]}, "no arm 'rlu'"),
         ({"checks": [{"number": "tset/relu", "at_most": 2}], "measure": ["x.py:f"]}, "did you mean 'test'"),
         ({"checks": [{"number": "loss", "at_most": 2}]}, "nothing measures that"),
+        ({"checks": [{"number": "val/relu", "tolerance": 1, "at_most": 2}]}, "tolerance=1 of what"),
         ({"checks": [{"number": "val/relu", "at_least": 3, "at_most": 2}]}, "no number is at least 3 and at most 2"),
         ({"checks": [{"number": "val/relu", "reference": 1, "tolerance": 0.1, "at_least": 2}]}, "at least 2"),
         ({"measure": ["counts"]}, "as in mine.py:count"),

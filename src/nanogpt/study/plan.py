@@ -98,7 +98,9 @@ class Check(Section):
 
     @model_validator(mode="after")
     def _can_fail(self) -> Check:
-        if self.at_least is None and self.at_most is None and (self.reference is None or self.tolerance is None):
+        if self.tolerance is not None and self.reference is None:
+            raise ValueError(f"{self.number}: tolerance={self.tolerance:g} of what? it needs a reference")
+        if self.at_least is None and self.at_most is None and self.tolerance is None:
             raise ValueError(f"{self.number}: needs reference and tolerance, or at_least or at_most")
         low, high = self.bounds
         if low > high:

@@ -87,9 +87,7 @@ def _numbers(study: Study) -> dict[str, float]:
 def _check(one: Check, numbers: Mapping[str, float]) -> dict[str, Any]:
     """One number of the criterion: whether it holds, and by how much not."""
     got = numbers.get(one.number, math.nan)
-    low = one.reference - one.tolerance if one.reference is not None and one.tolerance is not None else -math.inf
-    high = one.reference + one.tolerance if one.reference is not None and one.tolerance is not None else math.inf
-    low, high = max(low, _or(one.at_least, -math.inf)), min(high, _or(one.at_most, math.inf))
+    low, high = one.bounds
     holds = low <= got <= high
     wanted = f"{one.reference:g} ± {one.tolerance:g}" if one.tolerance is not None else bounds(low, high)
     by = f", off by {max(low - got, got - high):.4g}" if not holds and math.isfinite(got) else ""
@@ -105,10 +103,6 @@ def _precise(got: float, tolerance: float | None) -> str:
         return f"{got:.4g}"
     digits = 12 if tolerance == 0 else math.floor(math.log10(abs(got))) - math.floor(math.log10(tolerance)) + 1
     return f"{got:.{max(4, digits)}g}"
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
 
 
 def bounds(low: float, high: float) -> str:
