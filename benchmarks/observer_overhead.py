@@ -11,9 +11,10 @@ their gradients, at the very same steps), `wandb` (watch(log="all") offline, whi
 as many steps). Timed are the steps and what is done before the first of them; evaluations, samples and checkpoints,
 which would make every share smaller, are left out.
 
-`overhead` is (seconds of nanogpt) / (seconds of off) - 1, and `error` its standard error, from the turns. With fewer
-steps than the run has, the distance between looks stays that of the whole run, its first looks (0, 1, 2, 4, 8 ...)
-weigh more than they will, and so the cost of one look is what is measured and `overhead` that of the whole run.
+`overhead` is (seconds of nanogpt) / (seconds of off) - 1, and `error` its standard error, from the turns; `middle` is
+the median over the turns, which a machine that is slow for a while moves less. With fewer steps than the run has, the
+distance between looks stays that of the whole run, its first looks (0, 1, 2, 4, 8 ...) weigh more than they will, and
+so the cost of one look is what is measured and `overhead` that of the whole run.
 
 A model whose step takes seconds (`--by step`, which is what `--preset gpt` takes) is not trained to its end: a step
 with a look and one without are taken in turn, and the share is worked out for the looks of its whole run. W&B
@@ -105,6 +106,7 @@ def by_run(config: RunConfig, variants: list[str], rounds: int, steps: int) -> d
             "before": round(attached.seconds, 3),
             "overhead": round((apart.sum() + attached.seconds) / off * part, 4),
             "error": round(error * part, 4),
+            "middle": round(float(np.median(np.divide(turns[name], turns["off"])) - 1), 4),
         }
     result["overhead"] = result.get("nanogpt", {}).get("overhead")
     return result
