@@ -47,7 +47,7 @@ class RootMeanSquare(torch.autograd.Function):
         if weight is None:
             h, dot, dw = grad, gx_ND.sum(-1), None
         else:
-            h, dot, dw = grad * weight, gx_ND @ weight, r.reshape(-1) @ gx_ND
+            h, dot, dw = grad * weight, gx_ND.mv(weight), gx_ND.t().mv(r.reshape(-1))
         return torch.addcmul(h * r, x, r.pow(3).mul_(dot.view(r.shape)), value=-1 / D), dw, None
 
 
