@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.autograd import MLP, Layer, Neuron, Value, draw_dot, draw_svg
+from nanogpt.autograd.layout import layered
 from nanogpt.errors import UserError
 
 
@@ -216,8 +220,25 @@ def test_errors_say_what_would_be_right() -> None:
         Value(2.0) ** Value(3.0)  # type: ignore[operator]
     with pytest.raises(UserError, match="one number"):
         Value("2")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="above 0"):
-        Value(-1.0).log()
+    for mistake in (
+        lambda: Value(-1.0).log(), lambda: Value(1.0) / 0, lambda: 1 / Value(0.0), lambda: Value(0.0) ** -0.5,
+        lambda: Value(-8.0) ** 0.5,
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="above 0"):
+            mistake()
+    with pytest.raises(UserError, match="one number"):
+        Value(10**400)
+
+
+def test_numbers_that_are_not_finite_are_torch_s() -> None:
+    for x in (-1e200, 1e200, 0.0, 709.78, 1000.0, math.inf, math.nan):
+        for work in (lambda v: v**2, lambda v: v**3, lambda v: v**0.5 if x >= 0 else v, lambda v: v.exp(),  # noqa: B023
+                     lambda v: v.relu(), lambda v: v.tanh()):  # fmt: skip
+            ours, theirs = Value(x), torch.tensor(x, dtype=torch.double, requires_grad=True)
+            y, z = work(ours), work(theirs)
+            y.backward(), z.backward()
+            found, wanted = [y.data, ours.grad], [z.item(), theirs.grad.item()]
+            assert found == pytest.approx(wanted, rel=1e-12, nan_ok=True), (x, y.op)
 
 
 def test_the_drawing_has_every_value_and_operation() -> None:
@@ -229,3 +250,18 @@ def test_the_drawing_has_every_value_and_operation() -> None:
     assert svg.count('class="box"') == 5 and svg.count('class="op"') == 3 and svg.count('class="line"') == 8
     assert "x &lt;1&gt;" in svg and f"grad {x.grad:.4f}" in svg and f"data {o.data:.4f}" in dot
     assert not re.search(r"nan|inf", svg)
+
+
+def test_a_long_chain_is_drawn_in_steps_that_grow_with_it() -> None:
+    """Counted, not timed: each sweep of the layout asks once for each node's place."""
+    asked: Counter[int] = Counter()
+
+    class Counted(int):
+        def __hash__(self) -> int:
+            asked[length] += 1
+            return int.__hash__(self)
+
+    for length in (100, 400):
+        nodes = [Counted(n) for n in range(length)]
+        layered(nodes, list(pairwise(nodes)), dict.fromkeys(nodes, 10.0), 5.0)
+    assert asked[400] < 5 * asked[100]

@@ -110,6 +110,13 @@ def test_gradcheck_finds_a_wrong_formula_and_one_of_a_wrong_shape() -> None:
         flat(tensor([1.0, 2.0], requires_grad=True)).sum().backward()
     with pytest.raises(UserError, match="float64"):
         gradcheck(wrong, [tensor([1.0], "float32", requires_grad=True)])
+    for function, inputs in [
+        (wrong, [tensor([1.0])]),  # where the word requires_grad was forgotten
+        (lambda: tensor([1.0]), []),
+        (wrong, [zeros((0,)).requires_grad_()]),
+    ]:
+        with pytest.raises(UserError, match="nothing to check"):
+            gradcheck(function, inputs)
     with pytest.raises(UserError, match="there already"):
         define("thrice(a)", lambda a: a)
     with pytest.raises(UserError, match="formula for b, which it does not take"):
@@ -118,6 +125,30 @@ def test_gradcheck_finds_a_wrong_formula_and_one_of_a_wrong_shape() -> None:
         define("other(a)", lambda a: a, a=lambda g, c: g)
     with pytest.raises(UserError, match="takes 1 arguments, not 2"):
         wrong(tensor([1.0]), 2.0)
+
+
+def test_gradgradcheck_finds_what_gradcheck_cannot() -> None:
+    """Right gradients with wrong gradients of their own, also where they are 0 and a square would hide it."""
+    cut = define("cut(a)", lambda a: a * a, a=lambda g, a: g * a.detach() * 2.0)
+    once = define("once(a)", lambda a: a * a, a=lambda g, a: g.detach() * a * 2.0)
+    for wrong, at in [(cut, 0.0), (cut, 1.0), (once, 1.0)]:
+        x = tensor([at], requires_grad=True)
+        assert gradcheck(wrong, [x]) < 1e-6
+        with pytest.raises(UserError, match="by the formula and"):
+            gradgradcheck(wrong, [x])
+
+
+def test_gradcheck_leaves_its_inputs_as_they_were_when_the_function_fails() -> None:
+    x, calls = tensor([1.0, 2.0], requires_grad=True), iter(range(3))
+
+    def fails(a: Tensor) -> Tensor:
+        if next(calls) == 2:
+            raise UserError("no more")
+        return a * a
+
+    with pytest.raises(UserError, match="no more"):
+        gradcheck(fails, [x])
+    assert x.tolist() == [1.0, 2.0]
 
 
 def test_rows_that_are_taken_twice_get_both_gradients() -> None:
@@ -163,7 +194,7 @@ def test_views_have_torch_s_shape_strides_and_offset(data: st.DataObject) -> Non
         assert x.strides == y.stride() and x.is_contiguous() == y.is_contiguous()
     index = [n - 1 for n in x.shape]
     assert x.storage.numbers[address(index, x.strides, x.offset)] == y[tuple(index)]
-    assert (x.storage.data_ptr() == tensor(x).storage.data_ptr()) is False
+    assert tensor(x).storage is not x.storage
 
 
 def test_views_share_memory_and_copies_do_not() -> None:
@@ -221,6 +252,11 @@ def test_an_operation_of_one_s_own() -> None:
     assert cube(empty_meta((2, 3))).shape == (2, 3)
     with pytest.raises(UserError, match="int64"):
         cube(tensor([1, 2]))
+    same = define("same(a)", lambda a: a, a=lambda g: g)
+    assert same(x).storage is not x.storage and not np.shares_memory(same(x).numpy(), x.numpy())
+    other = define("rounded(a)", lambda a: a.astype("float32"))
+    with pytest.raises(UserError, match=r"rounded: its kernel gave float32 \(4,\), not float64 \(4,\)"):
+        other(x)
 
 
 # -- the tape ---------------------------------------------------------------------------------------------------------
@@ -252,6 +288,24 @@ def test_hooks_see_and_change_gradients_and_come_off() -> None:
     off()
     (x * 1.0).sum().backward()
     assert len(seen) == 1 and x.grad.tolist() == [37.0, 73.0]
+
+
+def test_a_whole_slice_is_a_view_with_hooks_of_its_own() -> None:
+    for x in (tensor([1.0, 2.0], requires_grad=True), torch.tensor([1.0, 2.0], requires_grad=True)):
+        y = x * 1.0
+        for part in (y[:], y[...], y.expand(2)):
+            part.register_hook(lambda g: g * 0.0)
+        y.sum().backward()
+        assert x.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_retained_gradient_is_of_the_numbers_after_a_change_in_place() -> None:
+    for x in (tensor([1.0, 2.0], requires_grad=True), torch.tensor([1.0, 2.0], requires_grad=True)):
+        y = x * 3.0
+        y.retain_grad()
+        y.mul_(5.0)
+        (y * y).sum().backward()
+        assert y.grad.tolist() == [30.0, 60.0] and x.grad.tolist() == [450.0, 900.0]
 
 
 def test_saved_tensors_hooks_count_bytes_and_may_recompute() -> None:
@@ -286,6 +340,25 @@ def test_gradients_of_several_leaves_do_not_share_memory() -> None:
     (a + b).backward()
     a.grad.mul_(5.0)
     assert b.grad.tolist() == [1.0]
+
+
+def test_a_hook_may_not_change_what_a_gradient_is() -> None:
+    for hook, says in [
+        (lambda g: g.sum(), r"float64 \(\); it must be float64 \(2,\)"),
+        (lambda g: g.to("float32"), r"float32 \(2,\); it must be float64 \(2,\)"),
+        (lambda g: 3, r"no tensor but int; nearest: float64 \(2,\)"),
+    ]:
+        x = tensor([1.0, 2.0], requires_grad=True)
+        off = x.register_hook(hook)
+        with pytest.raises(UserError, match=r"a hook on AccumulateGrad: .*" + says):
+            (x * 2.0).sum().backward()
+        off(), off()
+        assert x.grad is None
+    with (
+        saved_tensors_hooks(lambda t: None, lambda _: zeros((3,))),
+        pytest.raises(UserError, match=r"ExpBackward: what was unpacked is float64 \(3,\); it must be float64 \(2,\)"),
+    ):
+        x.exp().sum().backward()
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -340,6 +413,60 @@ def test_views_and_changes_in_place_never_give_a_silent_wrong_gradient() -> None
         part * 2.0
 
 
+def test_a_view_made_under_no_grad_is_no_way_around_the_tape() -> None:
+    x = tensor([1.0, 2.0], requires_grad=True)
+    with no_grad():
+        part = x[:1]
+        part.mul_(5.0)
+    assert x.tolist() == [5.0, 2.0]
+    with pytest.raises(UserError, match="change in place of a view"):
+        part.mul_(2.0)
+    with pytest.raises(UserError, match=r"nearest: \.detach"):
+        (x * 2.0).requires_grad_(False)
+
+
+def test_numbers_beside_tensors_have_the_tensor_s_dtype_as_in_torch() -> None:
+    for number in (2, 2.5, np.float64(2.5), np.float32(2.5), np.int64(2)):
+        ours, theirs = tensor([1.0, -2.0], "float32"), torch.tensor([1.0, -2.0])
+        for work in (lambda x: x * number, lambda x: number - x, lambda x: x**2 / number, lambda x: number / x):  # noqa: B023
+            out, wanted = work(ours), work(theirs)
+            assert str(out.dtype) == str(wanted.dtype).removeprefix("torch.") == "float32"
+            np.testing.assert_array_equal(out.numpy(), wanted.numpy())
+            assert work(empty_meta((2,), "float32")).dtype == "float32"
+    for whole in (tensor([1, 2]), empty_meta((2,), "int64")):
+        assert (whole * 2).dtype == (whole * np.int64(2)).dtype == "int64"
+        with pytest.raises(UserError, match=r"numbers of int64, and 0.5; nearest: \.to\('float64'\)"):
+            whole * 0.5
+
+
+def test_numbers_that_are_not_finite_are_torch_s_and_quiet() -> None:
+    numbers = [-np.inf, -2.0, -0.0, 0.0, 1e200, np.inf, np.nan]
+    for work in (
+        lambda x: x.log(), lambda x: x.sqrt(), lambda x: 1.0 / x, lambda x: x / 0.0, lambda x: (x * x).exp(),
+        lambda x: x**3, lambda x: x**-2, lambda x: x.relu(), lambda x: x.tanh(), lambda x: x.sin(), lambda x: x - x,
+        lambda x: x.erf(), lambda x: x[:0].mean(), lambda x: x.sum(), lambda x: x.max() if isinstance(x, Tensor)
+        else x.amax(),
+    ):  # fmt: skip
+        ours = tensor(numbers, requires_grad=True)
+        theirs = torch.tensor(numbers, dtype=torch.double, requires_grad=True)
+        np.testing.assert_allclose(work(ours).numpy(), work(theirs).detach().numpy(), rtol=1e-12)
+
+
+def test_tensors_of_no_numbers() -> None:
+    x = tensor(np.ones((5, 3)), requires_grad=True)
+    part = x[5:5, 3:3]
+    assert part.shape == part.numpy().shape == (0, 0) and part.tolist() == [] and part.sum().item() == 0
+    part.sum().backward()
+    assert not x.grad.numpy().any()
+    assert zeros((0, 3)).max(1).shape == (0,) and zeros((0, 3)).view(-1).shape == (0,)
+
+
+def test_equality_is_number_by_number() -> None:
+    a, b = tensor([1.0, 2.0]), tensor([1.0, 3.0])
+    assert (a == b).tolist() == (a == np.float64(1.0)).tolist() == a.eq(b).tolist() == [True, False]
+    assert len({a, b, a}) == 2
+
+
 def test_a_second_backward_needs_to_be_asked_for() -> None:
     x = tensor([2.0], requires_grad=True)
     y = x * x
@@ -371,6 +498,23 @@ def test_a_cycle_is_found() -> None:
         (lambda: zeros((2, 3))["a"], "not str"),
         (lambda: zeros((2, 3)).sum(2), "no dimension 2"),
         (lambda: zeros((2, 3)).permute(0, 0), "each of its 2 dimensions once"),
+        (lambda: zeros((2, 3)).permute(0, 5), r"permute: a tensor \(2, 3\) has no dimension 5"),
+        (lambda: zeros((2, 3)).transpose(0, 5), r"transpose: a tensor \(2, 3\) has no dimension 5"),
+        (lambda: zeros((2, 3)).transpose(0, 0.5), "whole numbers"),
+        (lambda: zeros((3,)).mT, "no dimension -2"),
+        (lambda: zeros((1, 2)).expand(-1, -2), "cannot be expanded"),
+        (lambda: zeros((2,)).expand(-1, 2), "cannot be expanded"),
+        (lambda: zeros((1, 2)).expand(2), "cannot be expanded"),
+        (lambda: zeros((2, 3)).view(2.0, 3), "whole numbers"),
+        (lambda: zeros((2, 3)).view(-2, -3), "no view of shape"),
+        (lambda: zeros((-1, 2)), r"zeros\(-1, 2\): no size is below 0"),
+        (lambda: empty_meta((-1, 2)), r"empty_meta\(-1, 2\): no size is below 0"),
+        (lambda: tensor([[1.0], [1.0, 2.0]]), r"rows of one length, as in \[\[1, 2\], \[3, 4\]\]"),
+        (lambda: tensor(["1"], "float64") and tensor(["one"], "float64"), "no tensor can be made of this"),
+        (lambda: zeros((2, 2)) @ [[1.0]], "@: a tensor and list"),
+        (lambda: zeros((2,)).copy_(2.0), "copy_: a tensor and float"),
+        (lambda: zeros((2, 2))[np.array([0, 1])], "not ndarray"),
+        (lambda: zeros((0,)).max(), "of no numbers"),
         (lambda: zeros((2,)) + zeros((2,), "float32"), r"nearest: .to\('float64'\)"),
         (lambda: tensor([1, 2]).exp(), "not there for int64"),
         (lambda: tensor([1, 2], requires_grad=True), "no gradient"),
@@ -380,13 +524,13 @@ def test_a_cycle_is_found() -> None:
         (lambda: zeros((2,))[tensor([0.5])], "int64"),
         (lambda: zeros((2,)) + "1", "a tensor and str"),  # type: ignore[operator]
         (lambda: zeros((2,)).requires_grad_().backward(), "needs a gradient"),
-        (lambda: (zeros((2,)).requires_grad_() * 1.0).backward(zeros((3,))), "the gradient is float64"),
+        (lambda: (zeros((2,)).requires_grad_() * 1.0).backward(zeros((3,))), r"\(3,\); it must be float64 \(2,\)"),
         (lambda: zeros((2,)).sum().backward(), "requires no gradient"),
         (lambda: grad(zeros(()).requires_grad_() * 1.0, [zeros((2,)).requires_grad_()]), "does not depend on input 0"),
         (lambda: F.cross_entropy(zeros((2, 3)), tensor([0, 3])), "3 classes"),
         (lambda: F.linear(zeros((2, 3)), zeros((4, 5))), "3 is not 5"),
         (lambda: zeros((2,)).item(), "one number"),
-        (lambda: zeros((2,)).copy_(tensor([1, 2])), "does not fit"),
+        (lambda: zeros((2,)).copy_(tensor([1, 2])), r"is int64 \(2,\); it must be float64 \(2,\)"),
         (lambda: zeros((1,)).expand(3).add_(1.0), "one in memory"),
     ],
 )  # fmt: skip

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import set_checkpoint_early_stop
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from nanogpt.autograd.folded import fold, layers_text
 from nanogpt.autograd.layout import apart_enough, layered
 from nanogpt.autograd.picture import dot, svg
-from nanogpt.autograd.trace import Trace, trace
+from nanogpt.autograd.trace import Trace, checkpointed, more_operations, more_time, trace
 from nanogpt.cli import app
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import LanguageModel
@@ -90,6 +94,41 @@ def test_recomputing_blocks_changes_no_gradient_and_leaves_the_model_as_it_was()
     assert len(again.nodes) == len(found.nodes) and again.kept == found.kept
 
 
+def test_checkpointing_adds_the_operations_of_its_blocks_once_more() -> None:
+    """Predicted from the parts, beside what torch counts while both run."""
+    model = scrambled(**TINY["llama"]).train()
+    tokens, targets = torch.randint(VOCAB, (2, 3, 8)).unbind()
+    counted = []
+    for around, whole in ((nullcontext(), nullcontext()), (checkpointed(model), set_checkpoint_early_stop(False))):
+        with around, whole, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model.losses(tokens, targets)["loss"].backward()
+        counted.append(counter.get_total_flops())
+    assert more_operations(model, 8) == pytest.approx(counted[1] / counted[0] - 1, rel=0.1)
+    assert more_operations(nn.Sequential(nn.Linear(2, 2)), 8) == 0.0
+    assert more_time(model, lambda: model.losses(tokens, targets)["loss"]) > -0.5
+    assert all("forward" not in vars(block) for block in model.blocks)
+
+
+def test_blocks_that_are_called_with_keywords_are_checkpointed_too() -> None:
+    class Block(nn.Linear):
+        def forward(self, x: Tensor, *, scale: float) -> Tensor:
+            return super().forward(x).tanh() * scale
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(4, 4), Block(4, 4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = block(x, scale=2.0)
+            return x
+
+    model, x = Model(), torch.randn(3, 4)
+    found = trace(model, lambda: model(x).sum(), 3)
+    assert found.recomputed and found.checkpointed < found.kept
+
+
 def test_a_function_of_one_s_own_is_traced_too() -> None:
     model = scrambled(**TINY["llama"]).train()
     tokens, targets = torch.randint(VOCAB, (2, 2, 8)).unbind()
@@ -141,6 +180,7 @@ def test_the_drawing_is_whole_and_boxes_do_not_overlap(name: str) -> None:
             assert abs(x - u) >= w - 0.2 or abs(y - v) >= h
     right, low = (float(n) for n in (root.get("viewBox") or "").split()[2:])
     assert all(x >= 0 and x + w < right and y + h < low for x, y, w, h in places)
+    assert "@media screen and (prefers-color-scheme:dark)" in text and "@media print{svg{max-width:100%" in text
     assert dot(found).count("label=") - dot(found).count("subgraph") == len(found.nodes)
 
 
@@ -170,10 +210,11 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my.txt").write_text("".join(f"line {n} of a text\n" for n in range(2000)))
     small = ["gpt", "data.corpus=my.txt", "model.dim=32", "model.mixer.heads=2", "model.context=16", "model.n_layers=3"]
     said = run("trace", *small, "--svg", "g.svg", "--dot", "g.dot")
-    assert "blocks.*.ffn.act" in said and "with each block checkpointed" in said
+    assert "blocks.*.ffn.act" in said and "with each block checkpointed" in said and "predicted" in said
     assert "blocks 0-2: 3 alike" in Path("g.svg").read_text() and Path("g.dot").exists()
     facts = json.loads(run("trace", *small, "--json"))
     assert facts["bytes"]["kept"] == sum(node["bytes"] for node in facts["nodes"]) > facts["bytes"]["checkpointed"]
+    assert 0.2 < facts["checkpointing"]["more_operations"] < 0.34 and "more_time" in facts["checkpointing"]
     assert len(json.loads(run("ninja", "--json"))["parts"]) == 12
     assert "RMS norm" in run("ninja") and "26 gradients" in run("ninja", "--seed", "3")
 

@@ -21,9 +21,11 @@ def gradcheck(
     float32 the difference itself has only three digits.
     """
     wanted = [x for x in inputs if x.requires_grad]
+    out = function(*inputs)
+    if not wanted or not out.numel():
+        raise UserError("gradcheck: there is nothing to check: no input requires a gradient, or there is no result")
     if any(x.dtype != np.float64 for x in wanted):
         raise UserError("gradcheck takes float64; nearest: x.to('float64')")
-    out = function(*inputs)
     largest = 0.0
     for place in range(out.numel()):
         chosen = wrap(np.eye(1, out.numel(), place).reshape(out.shape))
@@ -45,18 +47,19 @@ def gradcheck(
 
 
 def gradgradcheck(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> float:
-    """The same for the gradient itself: d(sum of out * v)/d(inputs), for a fixed random v, goes through gradcheck."""
+    """The same for the gradient itself: d(sum of out * v)/d(inputs), as a function of the inputs and of v, goes through
+    gradcheck; v is random, and so are the factors with which the parts of that gradient are summed."""
     wanted = [n for n, x in enumerate(inputs) if x.requires_grad]
-    v = tensor(np.random.default_rng(0).standard_normal(function(*inputs).shape))
+    random = np.random.default_rng(0)
+    v = tensor(random.standard_normal(function(*inputs).shape), requires_grad=True)
+    factors = [tensor(random.standard_normal(inputs[n].shape)) for n in wanted]
 
-    def slope(*xs: Tensor) -> Tensor:
+    def slope(*inputs_and_v: Tensor) -> Tensor:
+        *xs, v = inputs_and_v
         parts = grad((function(*xs) * v).sum(), [xs[n] for n in wanted], create_graph=True, allow_unused=True)
-        total = (parts[0] * parts[0]).sum()
-        for part in parts[1:]:
-            total = total + (part * part).sum()
-        return total
+        return sum(((part * factor).sum() for part, factor in zip(parts, factors, strict=True)), tensor(0.0))
 
-    return gradcheck(slope, inputs)
+    return gradcheck(slope, [*inputs, v])
 
 
 def _differences(
@@ -66,9 +69,11 @@ def _differences(
     found, numbers = np.zeros(x.shape), x.numpy()
     for index in np.ndindex(x.shape):
         before, sides = numbers[index], []
-        for step in (eps, -eps):
-            numbers[index] = before + step
-            sides.append(function(*inputs).numpy().reshape(-1)[place])
-        numbers[index] = before
+        try:
+            for step in (eps, -eps):
+                numbers[index] = before + step
+                sides.append(function(*inputs).numpy().reshape(-1)[place])
+        finally:
+            numbers[index] = before
         found[index] = (sides[0] - sides[1]) / (2 * eps)
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import Any
 
@@ -32,15 +32,34 @@ class Key(IntEnum):
     """Record how to go back."""
 
 
-class _State(threading.local):
-    def __init__(self) -> None:
-        self.left_out: set[Key] = set()
-        self.modes: list[Callable[..., Any]] = []
+class State(threading.local):
+    """What holds for the calls inside a `with`, in this thread.
+
+    highest: keys above it have had their turn. modes: the innermost last. recording: whether operations are put on the
+    tape. packing: what keeps saved tensors, and what gives them back (see tape.py)."""
+
+    highest = Key.AUTOGRAD
+    modes: tuple[Callable[[Operator, tuple[Any, ...]], Any], ...] = ()
+    recording = True
+    packing: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
+
+    @contextmanager
+    def having(self, **values: Any) -> Iterator[None]:
+        before = {name: getattr(self, name) for name in values}
+        self.__dict__.update(values)
+        try:
+            yield
+        finally:
+            self.__dict__.update(before)
 
 
-_state = _State()
+STATE = State()
 OPS: dict[str, Operator] = {}
 """Every operation there is, by its name."""
+
+
+def is_tensor(x: Any) -> bool:
+    return hasattr(x, "storage")
 
 
 class Operator:
@@ -58,57 +77,36 @@ class Operator:
         if len(args) != len(self.arguments):
             raise UserError(f"{self.schema} takes {len(self.arguments)} arguments, not {len(args)}")
         key = self.key(args)
-        if key == Key.MODE:
-            return self._through_mode(args)
-        kernel = self.kernels.get(key)
-        if kernel is None:
-            there = ", ".join(k.name for k in self.kernels)
-            raise UserError(f"{self.name} has no kernel for {key.name} (there is: {there})")
-        return kernel(*args)
+        if key != Key.MODE:
+            return self.kernels[key](*args)
+        *others, innermost = STATE.modes
+        with STATE.having(modes=tuple(others)):  # it may call operations of its own
+            return innermost(self, args)
 
     def key(self, args: tuple[Any, ...]) -> Key:
         """The first key, from the top, that the arguments and the surroundings ask for."""
-        if Key.AUTOGRAD in self.kernels and Key.AUTOGRAD not in _state.left_out:
+        if STATE.highest >= Key.AUTOGRAD:
             return Key.AUTOGRAD
-        if _state.modes and Key.MODE not in _state.left_out:
+        if STATE.modes and STATE.highest >= Key.MODE:
             return Key.MODE
-        devices = {a.device for a in args if hasattr(a, "storage")}
+        devices = {a.device for a in args if is_tensor(a)}
         if len(devices) > 1:
             raise UserError(f"{self.name}: tensors on {' and '.join(sorted(devices))}; bring them to one device")
         return Key.META if devices == {"meta"} else Key.CPU
-
-    def _through_mode(self, args: tuple[Any, ...]) -> Any:
-        """The innermost mode, with itself taken off the stack while it runs."""
-        taken = _state.modes.pop()
-        try:
-            return taken(self, args)
-        finally:
-            _state.modes.append(taken)
 
     def __repr__(self) -> str:
         return self.schema
 
 
-@contextmanager
-def below(key: Key) -> Iterator[None]:
+def below(key: Key) -> AbstractContextManager[None]:
     """Calls inside skip this key, and those above it."""
-    before = _state.left_out
-    _state.left_out = before | {k for k in Key if k >= key}
-    try:
-        yield
-    finally:
-        _state.left_out = before
+    return STATE.having(highest=min(STATE.highest, Key(key - 1)))
 
 
-@contextmanager
-def mode(function: Callable[[Operator, tuple[Any, ...]], Any]) -> Iterator[None]:
+def mode(function: Callable[[Operator, tuple[Any, ...]], Any]) -> AbstractContextManager[None]:
     """Put a function between every operation and its calculation: function(operator, args) -> result; it calls
     `operator(*args)` to go on."""
-    _state.modes.append(function)
-    try:
-        yield
-    finally:
-        _state.modes.remove(function)
+    return STATE.having(modes=(*STATE.modes, function))
 
 
 @contextmanager
@@ -118,7 +116,7 @@ def logged() -> Iterator[list[str]]:
 
     def log(operator: Operator, args: tuple[Any, ...]) -> Any:
         out = operator(*args)
-        shapes = " ".join(str(a.shape) for a in args if hasattr(a, "storage"))
+        shapes = " ".join(str(a.shape) for a in args if is_tensor(a))
         lines.append(f"{operator.name} {shapes} -> {out.shape}")
         return out
 

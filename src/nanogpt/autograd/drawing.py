@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from html import escape
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from nanogpt.autograd.layout import layered
 from nanogpt.autograd.order import topological
 from nanogpt.autograd.scalar import Value
 
-STYLE = """<style>
-svg{font-family:Helvetica,Arial,sans-serif;background:#fff}text{fill:#1b1f24;font-size:12.5px;text-anchor:middle}
-.label{font-weight:600}.grad{fill:#a33f00}.box{fill:#f4f6f8;stroke:#8a949e}.rule{stroke:#8a949e}
-.op{fill:#dcebf5;stroke:#0072b2}.line{fill:none;stroke:#57606a;stroke-width:1.3}.head{fill:#57606a}
-@media (prefers-color-scheme:dark){svg{background:#15181c}text{fill:#e6e8ea}.grad{fill:#ff9d5c}
-.box{fill:#242a31;stroke:#6b7682}.rule{stroke:#6b7682}.op{fill:#12354a;stroke:#56b4e9}.line{stroke:#c8ccd0}
-.head{fill:#c8ccd0}}
+
+def style(light: str, dark: str) -> str:
+    """Colours, and the head of an arrow. Dark where the reader's screen is; paper is light, and one sheet takes all."""
+    return f"""<style>
+svg{{font-family:Helvetica,Arial,sans-serif;background:#fff}}text{{fill:#1b1f24}}.line{{fill:none;stroke:#57606a;stroke-width:1.3}}
+.box{{fill:#f4f6f8;stroke:#8a949e}}.grad{{fill:#a33f00}}.head{{fill:#57606a}}
+{light}
+@media screen and (prefers-color-scheme:dark){{svg{{background:#15181c}}text{{fill:#e6e8ea}}.line{{stroke:#a9b2bb}}
+.box{{fill:#242a31;stroke:#6b7682}}.grad{{fill:#ff9d5c}}.head{{fill:#a9b2bb}}
+{dark}}}
+@media print{{svg{{max-width:100%;max-height:100vh}}}}
 </style><defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">
 <path class="head" d="M0 0.5L8 4L0 7.5z"/></marker></defs>"""
-TALL, STEP, OP = 28, 18, 15
-"""Height of a value's box, room between boxes, radius of an operation."""
+
+
+STYLE = style(
+    "text{font-size:12.5px;text-anchor:middle}.label{font-weight:600}.rule{stroke:#8a949e}.op{fill:#dcebf5;stroke:#0072b2}",
+    ".rule{stroke:#6b7682}.op{fill:#12354a;stroke:#56b4e9}",
+)
+TALL, STEP, OP, ROOM = 28, 18, 15, 34
+"""Height of a value's box, room between boxes, radius of an operation, room between columns."""
 
 
 def draw_dot(root: Value) -> str:
@@ -49,9 +59,10 @@ def draw_svg(root: Value) -> str:
         nodes.append(value)
     wide: dict[object, float] = {value: float(sum(map(_width, _cells(value)))) for value in values}
     laid = layered(nodes, edges, dict.fromkeys(nodes, float(TALL)), STEP)
-    columns = [max((wide.get(n, 2.0 * OP) for n in nodes if laid.ranks[n] == r), default=0)
-               for r in range(max(laid.ranks.values()) + 1)]  # fmt: skip
-    lefts = [30 + sum(columns[:r]) + 34 * r for r in range(len(columns))]
+    columns = [0.0] * (max(laid.ranks.values()) + 1)
+    for node in nodes:
+        columns[laid.ranks[node]] = max(columns[laid.ranks[node]], wide.get(node, 2.0 * OP))
+    *lefts, end = accumulate((column + ROOM for column in columns), initial=30.0)
     top = min(laid.places.values()) - TALL
     shapes = []
     for (a, b), route in laid.routes.items():
@@ -62,7 +73,7 @@ def draw_svg(root: Value) -> str:
     for node in nodes:
         x, y = lefts[laid.ranks[node]] + columns[laid.ranks[node]] / 2, laid.places[node] - top
         shapes += _value(node, x, y, wide[node]) if isinstance(node, Value) else _operation(node, x, y)
-    right, low = lefts[-1] + columns[-1] + 30, max(laid.places.values()) - top + TALL
+    right, low = end - ROOM + 30, max(laid.places.values()) - top + TALL
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right:.0f} {low:.0f}" width="{right:.0f}" '
         f'height="{low:.0f}" role="img"><title>{escape(root.label or "graph")}</title>{STYLE}\n'

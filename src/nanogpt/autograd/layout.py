@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 SWEEPS = 12
 Point = tuple[float, float]
@@ -75,10 +75,11 @@ def _sorted(
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
         neighbours = before if down else after
+        at: dict[Hashable, int] = {}  # in the row that was sorted last, where all neighbours are
         for row in rows if down else reversed(rows):
-            at = {stop: n for other in rows for n, stop in enumerate(other)}
-            key = {s: _mean([at[x] for x in neighbours.get(s, ())], at[s]) for s in row}
+            key = {s: _mean([at[x] for x in neighbours.get(s, ())], n) for n, s in enumerate(row)}
             row.sort(key=key.__getitem__)
+            at = {stop: n for n, stop in enumerate(row)}
     return rows
 
 
@@ -112,7 +113,7 @@ def apart_enough(wanted: Sequence[float], apart: Sequence[float]) -> list[float]
     With the distances subtracted it is a rising line through points: neighbours that fall are pooled into their mean
     (pool adjacent violators, Ayer et al. 1955).
     """
-    shifts = [sum(apart[:n]) for n in range(len(wanted))]
+    shifts = list(accumulate(apart, initial=0.0))
     pools: list[list[float]] = []  # [sum, count]
     for place, shift in zip(wanted, shifts, strict=True):
         pools.append([place - shift, 1])

@@ -16,7 +16,7 @@ from nanogpt.autograd import storage as memory
 from nanogpt.autograd.dispatch import OPS, Key, Operator
 from nanogpt.autograd.storage import Shape
 from nanogpt.autograd.tape import Differentiable
-from nanogpt.autograd.tensor import Tensor, empty_meta, wrap, zeros
+from nanogpt.autograd.tensor import Tensor, empty_meta, wrap
 from nanogpt.errors import UserError
 
 FLOATS, NUMBERS, ANY = "f", "fi", "fib"
@@ -31,28 +31,33 @@ def define(
 ) -> Operator:  # fmt: skip
     """A new operation. schema: "name(a, b)". kernel: numpy arrays -> numpy array. shape: the arguments' shapes, and
     plain values as they are -> the result's; by default all tensors have the same, and so has the result.
-    of: kinds of dtype it takes. gives: the result's dtype where it is another. formulas: argument -> its gradient."""
+    of: kinds of dtype it takes. gives: the result's dtype where it is another, or the argument that names it.
+    formulas: argument -> its gradient."""
     op = Differentiable(schema, formulas)
-    shape = shape or _same(op.name)
 
-    def prepared(args: tuple[Any, ...]) -> tuple[Shape, np.dtype]:
-        named = zip(op.arguments, args, strict=True)
-        dtypes = list(dict.fromkeys(a.dtype for name, a in named if isinstance(a, Tensor) and name not in SELECTING))
-        if len(dtypes) > 1:
+    def expected(args: tuple[Any, ...]) -> tuple[Shape, np.dtype]:
+        named = dict(zip(op.arguments, args, strict=True))
+        tensors = {name: a for name, a in named.items() if isinstance(a, Tensor)}
+        shapes = [a.shape for a in tensors.values()]
+        dtypes = [a.dtype for name, a in tensors.items() if name not in SELECTING]
+        if shape is None and len(set(shapes)) > 1:
+            raise UserError(f"{op.name}: shapes {' and '.join(map(str, shapes))} differ")
+        if len(set(dtypes)) > 1:
             raise UserError(f"{op.name}: tensors of {' and '.join(map(str, dtypes))}; nearest: .to('{dtypes[0]}')")
         if dtypes[0].kind not in of:
             raise UserError(f"{op.name} is not there for {dtypes[0]}; nearest: .to('float64')")
-        return shape(*(a.shape if isinstance(a, Tensor) else a for a in args)), dtypes[0]
+        size = shape(*(a.shape if isinstance(a, Tensor) else a for a in args)) if shape else shapes[0]
+        return size, np.dtype(named[gives] if gives in named else gives or dtypes[0])
 
     def calculate(*args: Any) -> Tensor:
-        prepared(args)
-        return wrap(np.asarray(kernel(*(a.numpy() if isinstance(a, Tensor) else a for a in args))))
+        size, dtype = expected(args)
+        with np.errstate(all="ignore"):  # infinite, or not a number: that is an answer too
+            out = np.asarray(kernel(*(a.numpy() if isinstance(a, Tensor) else a for a in args)))
+        if (out.shape, out.dtype) != (size, dtype):
+            raise UserError(f"{op.name}: its kernel gave {out.dtype} {out.shape}, not {dtype} {size}")
+        return wrap(out if out.flags.owndata else out.copy())  # not an argument's own memory
 
-    def measure(*args: Any) -> Tensor:
-        size, dtype = prepared(args)
-        return empty_meta(size, gives or dtype)
-
-    op.kernels |= {Key.CPU: calculate, Key.META: measure}
+    op.kernels |= {Key.CPU: calculate, Key.META: lambda *args: empty_meta(*expected(args))}
     return op
 
 
@@ -63,16 +68,6 @@ def define_view(schema: str, look: Callable[..., Tensor], **formulas: Callable[.
     return op
 
 
-def _same(name: str) -> Callable[..., Shape]:
-    def shape(*args: Any) -> Shape:
-        shapes = [a for a in args if isinstance(a, tuple)]
-        if len(set(shapes)) > 1:
-            raise UserError(f"{name}: shapes {' and '.join(map(str, shapes))} differ")
-        return shapes[0]
-
-    return shape
-
-
 _erf = np.frompyfunc(math.erf, 1, 1)
 """numpy has none: Python's, number by number."""
 
@@ -81,7 +76,7 @@ _erf = np.frompyfunc(math.erf, 1, 1)
 define("add(a, b)", lambda a, b: a + b, of=NUMBERS, a=lambda g: g, b=lambda g: g)
 define("sub(a, b)", lambda a, b: a - b, of=NUMBERS, a=lambda g: g, b=lambda g: -g)
 define("mul(a, b)", lambda a, b: a * b, of=NUMBERS, a=lambda g, b: g * b, b=lambda g, a: g * a)
-define("div(a, b)", lambda a, b: a / b, a=lambda g, b: g / b, b=lambda g, b, out: -g * out / b)
+define("div(a, b)", lambda a, b: a / b, a=lambda g, b: g / b, b=lambda g, a, b: -g * (a / b) / b)
 define("neg(a)", lambda a: -a, of=NUMBERS, a=lambda g: -g)
 define("pow(a, n)", lambda a, n: a**n, a=lambda g, a, n: g * (a ** (n - 1) * n) if n else g * 0.0)
 define("exp(a)", np.exp, a=lambda g, out: g * out)
@@ -90,21 +85,15 @@ define("sin(a)", np.sin, a=lambda g, a: g * a.cos())
 define("cos(a)", np.cos, a=lambda g, a: -g * a.sin())
 define("tanh(a)", np.tanh, a=lambda g, out: g * (1.0 - out * out))
 define("erf(a)", lambda a: np.asarray(_erf(a), a.dtype), a=lambda g, a: g * ((-a * a).exp() * (2 / math.sqrt(math.pi))))
-define("relu(a)", lambda a: np.maximum(a, 0), a=lambda g, out: OPS["where"](out > 0.0, g, zeros_like(g)))
+define("relu(a)", lambda a: np.maximum(a, 0), a=lambda g, out: OPS["where"](out > 0.0, g, 0.0))
 define("gt(a, b)", lambda a, b: a > b, of=NUMBERS, gives="bool")
 define("eq(a, b)", lambda a, b: a == b, of=ANY, gives="bool")
 define(
     "where(mask, a, b)", np.where,
-    a=lambda g, mask: OPS["where"](mask, g, zeros_like(g)), b=lambda g, mask: OPS["where"](mask, zeros_like(g), g),
+    a=lambda g, mask: OPS["where"](mask, g, 0.0), b=lambda g, mask: OPS["where"](mask, 0.0, g),
 )  # fmt: skip
 define("clone(a)", lambda a: a.copy(), of=ANY, a=lambda g: g)
-define("to(a, dtype)", lambda a, dtype: a.astype(dtype), of=ANY, a=lambda g, a_dtype: g.to(a_dtype))
-OPS["to"].kernels[Key.META] = lambda a, dtype: empty_meta(a.shape, dtype)
-
-
-def zeros_like(x: Tensor) -> Tensor:
-    return empty_meta(x.shape, x.dtype) if x.device == "meta" else zeros(x.shape, x.dtype)
-
+define("to(a, dtype)", lambda a, dtype: a.astype(dtype), of=ANY, gives="dtype", a=lambda g, a_dtype: g.to(a_dtype))
 
 # -- over dimensions, which stay, with size 1 -------------------------------------------------------------------------
 
@@ -142,8 +131,6 @@ def _permute(a: Tensor, dims: Shape) -> Tensor:
 
 
 def _expand(a: Tensor, shape: Shape) -> Tensor:
-    if memory.broadcast(a.shape, shape) != shape:
-        raise UserError(f"a tensor {a.shape} cannot be expanded to {shape}: only new dimensions, and those of size 1")
     new = len(shape) - a.ndim
     kept = (s if n == m else 0 for s, n, m in zip(a.strides, a.shape, shape[new:], strict=True))
     return a.look(shape, (0,) * new + tuple(kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from nanogpt.autograd.drawing import style
 from nanogpt.autograd.folded import Box, Folded, any_layer, fold, layers_text
 from nanogpt.autograd.layout import Layout, layered
 from nanogpt.autograd.trace import Trace
@@ -16,16 +17,12 @@ PANEL, NAME, BAR = 370, 150, 140
 """The column of bars on the right."""
 MOST = 12
 """Bars in one list; the rest is one more."""
-STYLE = """<style>
-svg{font-family:Helvetica,Arial,sans-serif;background:#fff}
-text{fill:#1b1f24;font-size:12px}.title{font-size:22px;font-weight:600}.small{font-size:11px;fill:#57606a}
-.op{font-weight:600}.end{text-anchor:end}.grad{fill:#a33f00;font-size:11px}
-.box{fill:#f4f6f8;stroke:#8a949e}.frame{fill:none;stroke:#8a949e;stroke-dasharray:5 4}
-.line{fill:none;stroke:#57606a;stroke-width:1.3}.head{fill:#57606a}.bytes{fill:#0072b2}.saved{fill:#009e73}
-@media (prefers-color-scheme:dark){svg{background:#15181c}text{fill:#e6e8ea}.small{fill:#a9b2bb}.grad{fill:#ff9d5c}
-.box{fill:#242a31;stroke:#6b7682}.frame{stroke:#6b7682}.line{stroke:#a9b2bb}.head{fill:#a9b2bb}.bytes{fill:#56b4e9}}
-</style><defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">
-<path class="head" d="M0 0.5L8 4L0 7.5z"/></marker></defs>"""
+STYLE = style(
+    "text{font-size:12px}.title{font-size:22px;font-weight:600}.small{font-size:11px;fill:#57606a}.op{font-weight:600}"
+    ".end{text-anchor:end}.grad{font-size:11px}.frame{fill:none;stroke:#8a949e;stroke-dasharray:5 4}"
+    ".bytes{fill:#0072b2}.saved{fill:#009e73}",
+    ".small{fill:#a9b2bb}.grad{fill:#ff9d5c}.frame{stroke:#6b7682}.bytes{fill:#56b4e9}",
+)
 
 
 def svg(trace: Trace, title: str) -> str:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
 from operator import attrgetter
 
@@ -20,12 +22,14 @@ from nanogpt.autograd.order import topological
 from nanogpt.errors import UserError
 
 Number = int | float
+LARGEST = math.log(sys.float_info.max)
+"""Above it exp is infinite."""
 
 
 class Value:
     """A number, the slope of the result with respect to it, and where it came from.
 
-    data: the number. grad: d(result)/d(this), once `result.backward()` has run; it accumulates until it is set to 0.
+    data: the number, a float. grad: d(result)/d(this), after `result.backward()`; it accumulates until it is set to 0.
     parents, slopes: what it was made from, and d(this)/d(each). op: how, "" for a leaf. label: a name for drawings.
     """
 
@@ -35,8 +39,8 @@ class Value:
         self, data: Number, parents: tuple[Value, ...] = (), slopes: tuple[Number, ...] = (), op: str = "",
         label: str = "",
     ) -> None:  # fmt: skip
-        if not isinstance(data, (int, float, Real)):  # numpy's numbers are real ones
-            raise UserError(f"Value({data!r}): a Value holds one number; nearest: [Value(x) for x in ...]")
+        if type(data) is not float:
+            data = _float(data)
         self.data, self.grad, self.op, self.label = data, 0.0, op, label
         self.parents, self.slopes = parents, slopes
 
@@ -51,18 +55,22 @@ class Value:
     def __pow__(self, power: Number) -> Value:
         if not isinstance(power, Real):
             raise UserError(f"a power is a plain number, not {type(power).__name__}; nearest: (b * a.log()).exp()")
-        slope = power * self.data ** (power - 1) if power else 0.0
-        return Value(self.data**power, (self,), (slope,), f"**{power}")
+        x = self.data
+        if x == 0 > power or (x < 0 and power % 1):
+            raise UserError(f"{x} ** {power}: this is no number; nearest: a base above 0")
+        slope = power * _power(x, power - 1) if power else 0.0
+        return Value(_power(x, power), (self,), (slope,), f"**{power}")
 
     def relu(self) -> Value:
-        return Value(self.data if self.data > 0 else 0, (self,), (float(self.data > 0),), "ReLU")
+        off = self.data <= 0
+        return Value(0.0 if off else self.data, (self,), (0.0 if off else 1.0,), "ReLU")
 
     def tanh(self) -> Value:
         t = math.tanh(self.data)
         return Value(t, (self,), (1 - t * t,), "tanh")
 
     def exp(self) -> Value:
-        e = math.exp(self.data) if self.data < 709.7 else math.inf  # where a double ends
+        e = math.inf if self.data > LARGEST else math.exp(self.data)
         return Value(e, (self,), (e,), "exp")
 
     def log(self) -> Value:
@@ -101,6 +109,21 @@ class Value:
 
 def _value(number: Value | Number) -> Value:
     return number if isinstance(number, Value) else Value(number)
+
+
+def _float(number: Number) -> float:
+    if isinstance(number, Real):  # Python's or numpy's
+        with suppress(OverflowError):
+            return float(number)
+    raise UserError(f"Value({number!r}): a Value holds one number; nearest: [Value(x) for x in ...]")
+
+
+def _power(x: float, n: float) -> float:
+    """x ** n; infinite where it is too large for a float, or a division by 0."""
+    try:
+        return x**n
+    except (OverflowError, ZeroDivisionError):
+        return -math.inf if x < 0 and n % 2 == 1 else math.inf
 
 
 class Module:

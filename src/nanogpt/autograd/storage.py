@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +36,6 @@ class Storage:
         self.size, self.dtype, self.numbers = size, dtype, numbers
         self.version = self.rewrites = 0
 
-    def data_ptr(self) -> int:
-        """Where the memory lies: two tensors that answer alike share it."""
-        return 0 if self.numbers is None else self.numbers.ctypes.data
-
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
 
@@ -52,9 +49,29 @@ def contiguous(shape: Shape) -> Shape:
     return tuple(reversed(strides))
 
 
-def is_contiguous(shape: Shape, strides: Shape) -> bool:
-    wanted = contiguous(shape)
-    return 0 in shape or all(n == 1 or s == w for n, s, w in zip(shape, strides, wanted, strict=True))
+def whole_numbers(what: str, given: Sequence[Any]) -> Shape:
+    """Sizes or dimensions, given as (2, 3) or ((2, 3),). Raises UserError where one is no whole number."""
+    numbers = tuple(given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given)
+    if not all(isinstance(n, (int, np.integer)) for n in numbers):
+        raise UserError(f"{what}{numbers}: these are whole numbers, as in {what}(2, 3)")
+    return tuple(map(int, numbers))
+
+
+def sizes(what: str, given: Any) -> Shape:
+    """A shape to fill. Raises UserError for a negative size."""
+    shape = whole_numbers(what, [given])
+    if min(shape, default=0) < 0:
+        raise UserError(f"{what}{shape}: no size is below 0")
+    return shape
+
+
+def dimensions(what: str, given: Sequence[Any], shape: Shape) -> Shape:
+    """Counted from the front: -1 is the last one. Raises UserError for one that is not there."""
+    dims = whole_numbers(what, given)
+    for d in dims:
+        if not -len(shape) <= d < len(shape):
+            raise UserError(f"{what}: a tensor {shape} has no dimension {d}")
+    return tuple(d % len(shape) for d in dims)
 
 
 def address(index: Sequence[int], strides: Shape, offset: int) -> int:
@@ -62,14 +79,13 @@ def address(index: Sequence[int], strides: Shape, offset: int) -> int:
     return offset + sum(i * s for i, s in zip(index, strides, strict=True))
 
 
-def broadcast(*shapes: Shape) -> Shape | None:
-    """The shape that all can be expanded to: right-aligned, equal sizes, or 1. None where there is none."""
+def broadcast(what: str, a: Shape, b: Shape) -> Shape:
+    """The shape that both can be expanded to, compared from the right. Raises UserError where there is none."""
     out = []
-    for n in range(1, max(map(len, shapes), default=0) + 1):
-        sizes = {shape[-n] for shape in shapes if len(shape) >= n} - {1}
-        if len(sizes) > 1:
-            return None
-        out.append(sizes.pop() if sizes else 1)
+    for n, m in zip_longest(reversed(a), reversed(b), fillvalue=1):
+        if n != m and 1 not in (n, m):
+            raise UserError(f"{what}: {a} and {b} cannot be broadcast: sizes must be equal, or 1, from the right")
+        out.append(m if n == 1 else n)
     return tuple(reversed(out))
 
 
@@ -100,13 +116,24 @@ def restride(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
     return tuple(reversed(out))
 
 
-def filled(new: Sequence[int], shape: Shape) -> Shape:
+def filled(what: str, given: Sequence[Any], shape: Shape) -> Shape:
     """The new shape with its -1 replaced. Raises UserError where the count of numbers is another."""
+    new = whole_numbers(what, given)
     size, known = math.prod(shape), math.prod(n for n in new if n != -1)
     whole = tuple(size // known if n == -1 and known else n for n in new)
-    if list(new).count(-1) > 1 or min(whole, default=0) < 0 or math.prod(whole) != size:
-        raise UserError(f"a tensor {shape} of {size} numbers has no view of shape {tuple(new)}")
+    if new.count(-1) > 1 or min(whole, default=0) < 0 or math.prod(whole) != size:
+        raise UserError(f"a tensor {shape} of {size} numbers has no view of shape {new}")
     return whole
+
+
+def expanded(given: Sequence[Any], shape: Shape) -> Shape:
+    """The shape to broadcast to, with its -1 replaced. Raises UserError where `shape` cannot be."""
+    wanted = whole_numbers("expand", given)
+    new = len(wanted) - len(shape)
+    full = tuple(shape[d - new] if n == -1 and d >= new else n for d, n in enumerate(wanted))
+    if new < 0 or min(full, default=0) < 0 or any(n not in (1, m) for n, m in zip(shape, full[new:], strict=True)):
+        raise UserError(f"a tensor {shape} cannot be expanded to {wanted}: only new dimensions, and those of size 1")
+    return full
 
 
 class Strided:
@@ -114,10 +141,6 @@ class Strided:
 
     def __init__(self, storage: Storage, shape: Shape, strides: Shape, offset: int = 0) -> None:
         self.storage, self.shape, self.strides, self.offset = storage, shape, strides, offset
-
-    def look(self, shape: Shape, strides: Shape, offset: int | None = None) -> Self:
-        """Another view of the same storage."""
-        return type(self)(self.storage, shape, strides, self.offset if offset is None else offset)
 
     @property
     def dtype(self) -> np.dtype:
@@ -145,12 +168,15 @@ class Strided:
         return self.shape[0]
 
     def is_contiguous(self) -> bool:
-        return is_contiguous(self.shape, self.strides)
+        wanted = zip(self.shape, self.strides, contiguous(self.shape), strict=True)
+        return 0 in self.shape or all(n == 1 or stride == step for n, stride, step in wanted)
 
     def numpy(self) -> np.ndarray:
         """A numpy array over the same memory."""
         if self.storage.numbers is None:
             raise UserError(f"a tensor {self.shape} on the device meta has a shape, but no numbers")
+        if 0 in self.shape:  # its offset may be the end of the memory
+            return np.empty(self.shape, self.dtype)
         step = self.dtype.itemsize
         strides = tuple(s * step for s in self.strides)
         return np.ndarray(self.shape, self.dtype, self.storage.numbers, self.offset * step, strides)

@@ -6,13 +6,12 @@ that the formulas will need. The engine goes from the result to the leaves, each
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.autograd.dispatch import OPS, Key, Operator, below
+from nanogpt.autograd.dispatch import OPS, STATE, Key, Operator, below, is_tensor
 from nanogpt.autograd.order import topological
 from nanogpt.errors import UserError
 
@@ -22,70 +21,40 @@ if TYPE_CHECKING:
 Hook = Callable[["Tensor"], "Tensor | None"]
 
 
-class _State(threading.local):
-    def __init__(self) -> None:
-        self.recording = True
-        self.packing: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = []
-
-
-_state = _State()
-
-
-@contextmanager
-def recording(on: bool) -> Iterator[None]:
-    """Whether operations inside are put on the tape."""
-    before, _state.recording = _state.recording, on
-    try:
-        yield
-    finally:
-        _state.recording = before
-
-
-def no_grad() -> Any:
+def no_grad() -> AbstractContextManager[None]:
     """Nothing inside is put on the tape, as in an optimizer's step."""
-    return recording(False)
+    return STATE.having(recording=False)
 
 
-def is_recording() -> bool:
-    return _state.recording
-
-
-@contextmanager
-def saved_tensors_hooks(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> Iterator[None]:
+def saved_tensors_hooks(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> AbstractContextManager[None]:
     """Keep something else in a saved tensor's place: pack(tensor) is kept, unpack gives the tensor back. To count what
     is saved, to move it elsewhere, to make it anew."""
-    _state.packing.append((pack, unpack))
-    try:
-        yield
-    finally:
-        _state.packing.pop()
+    return STATE.having(packing=(pack, unpack))
 
 
 class Saved:
-    """A tensor that a formula needs, and the version it had."""
+    """What a formula needs: the numbers of a tensor, the version they had, and the tensor's place in the graph."""
 
     def __init__(self, tensor: Tensor, own: bool) -> None:
-        """own: it is the result of the node that saves it, so that a reference to it would go in a circle."""
-        kept = tensor.detach() if own else tensor
-        self.version, self.described = tensor.version, f"{tensor.dtype} {tensor.shape}"
+        """own: it is the result of the node that saves it, so that a reference to that node would go in a circle."""
+        self.own, self.history = own, tensor.node() if tensor.requires_grad and not own else None
+        self.like, self.version = (tensor.dtype, tensor.shape), tensor.version
+        self.kept: Any = tensor.detach()
         self.unpacking: Callable[[Any], Tensor] | None = None
-        self.own, self.kept = own, kept
-        self.history = tensor.node() if tensor.requires_grad and not own else None
-        if _state.packing:
-            pack, self.unpacking = _state.packing[-1]
+        if STATE.packing:
+            pack, self.unpacking = STATE.packing
             with no_grad():
-                self.kept = pack(kept)
+                self.kept = pack(self.kept)
 
     def unpack(self, node: Node) -> Tensor:
         """Raises UserError where the numbers are no longer those that were saved."""
-        if self.unpacking is None and self.kept.version != self.version:
+        tensor: Tensor = self.unpacking(self.kept) if self.unpacking else self.kept
+        must_be_like(tensor, *self.like, f"{node.name}: what was unpacked")
+        if self.unpacking is None and tensor.version != self.version:
             raise UserError(
-                f"{node.name} needs a tensor ({self.described}) as it was at version {self.version}, but it was "
-                f"changed in place and is at version {self.kept.version}; nearest: change a copy, x.clone()"
+                f"{node.name} needs a tensor ({tensor.dtype} {tensor.shape}) as it was at version {self.version}, but "
+                f"it was changed in place and is at version {tensor.version}; nearest: change a copy, x.clone()"
             )
-        if self.unpacking is None and not self.own:
-            return self.kept
-        tensor: Tensor = self.kept if self.unpacking is None else self.unpacking(self.kept)
         tensor = tensor.detach()  # with its place in the graph, for gradients of gradients
         tensor.grad_fn = node if self.own else self.history
         tensor.requires_grad = tensor.grad_fn is not None
@@ -96,58 +65,59 @@ class Node:
     """One operation on the tape. A node answers the gradients of its inputs from that of its result.
 
     next_functions: the node that made each input, None where no gradient is wanted.
+    saved: the tensors that the formulas will need, by name; None when they were freed.
+    known: what else a formula may name: plain arguments, shapes and dtypes.
     hooks: called with the gradient of the result, which they may replace.
     """
 
     def __init__(self, operator: Differentiable, args: tuple[Any, ...], out: Tensor) -> None:
+        named = dict(zip(operator.arguments, args, strict=True))
+        tensors = {name: a for name, a in named.items() if is_tensor(a)}
         self.operator = operator
         self.name = "".join(word.capitalize() for word in operator.name.split("_")) + "Backward"
-        self.inputs = [(a.shape, a.dtype) if hasattr(a, "storage") else None for a in args]
         self.next_functions = [
-            a.node() if hasattr(a, "storage") and a.requires_grad and name in operator.formulas else None
-            for name, a in zip(operator.arguments, args, strict=True)
-        ]
-        self.knobs: dict[str, Any] = {}
-        self.saved: dict[str, Saved] | None = {}
-        wanted = operator.wanted(next_node is not None for next_node in self.next_functions)
-        for name, a in zip(operator.arguments, args, strict=True):
-            if hasattr(a, "storage"):
-                self.knobs[f"{name}_shape"], self.knobs[f"{name}_dtype"] = a.shape, a.dtype
-                if name in wanted:
-                    self.saved[name] = Saved(a, own=False)
-            else:
-                self.knobs[name] = a
-        if "out" in wanted:
-            self.saved["out"] = Saved(out, own=True)
+            tensors[name].node() if name in operator.formulas and name in tensors and tensors[name].requires_grad
+            else None for name in named
+        ]  # fmt: skip
+        wanted = [name for name, before in zip(named, self.next_functions, strict=True) if before is not None]
+        needed = {need for name in wanted for need in operator.needs[name]}
+        tensors["out"] = out
+        self.saved: dict[str, Saved] | None = {
+            name: Saved(tensors[name], own=name == "out") for name in tensors if name in needed
+        }
+        self.known: dict[str, Any] = {name: a for name, a in named.items() if name not in tensors}
+        for name, a in tensors.items():
+            self.known |= {f"{name}_shape": a.shape, f"{name}_dtype": a.dtype}
         self.hooks: list[Hook] = []
         self.retaining: weakref.ref[Tensor] | None = None
 
-    def gradients(self, grad: Tensor) -> list[Tensor | None]:
-        """Of each input. Raises UserError where what it saved is gone or was changed."""
+    def gradients(self, grad: Tensor) -> Iterator[tuple[Node, Tensor]]:
+        """The nodes before it, each with its gradient. Raises UserError where what it saved is gone or was changed."""
         if self.saved is None:
             raise UserError(
                 f"{self.name}: a second backward pass, but the first one freed what was saved; nearest: "
                 "backward(retain_graph=True) the first time"
             )
-        values = {name: saved.unpack(self) for name, saved in self.saved.items()} | self.knobs
-        return [
-            None if next_node is None else self.operator.formulas[name](grad, **self.operator.picked(name, values))
-            for name, next_node in zip(self.operator.arguments, self.next_functions, strict=True)
-        ]
+        values = self.known | {name: saved.unpack(self) for name, saved in self.saved.items()}
+        for name, before in zip(self.operator.arguments, self.next_functions, strict=True):
+            if before is not None:
+                needs = {need: values[need] for need in self.operator.needs[name]}
+                part = self.operator.formulas[name](grad, **needs)
+                what = f"{self.name}: the gradient of '{name}'"
+                must_be_like(part, values[f"{name}_dtype"], values[f"{name}_shape"], what)
+                yield before, part
 
-    def checked(self, grads: list[Tensor | None]) -> list[Tensor | None]:
-        for name, grad, meta in zip(self.operator.arguments, grads, self.inputs, strict=True):
-            if grad is not None and (grad.shape, grad.dtype) != meta:
-                assert meta is not None
-                raise UserError(
-                    f"{self.name}: the gradient of '{name}' is {grad.dtype} {grad.shape}, "
-                    f"but '{name}' is {meta[1]} {meta[0]}"
-                )
-        return grads
-
-    def release(self) -> None:
-        if self.saved:
-            self.saved = None
+    def hooked(self, grad: Tensor) -> Tensor:
+        """The gradient of the result, after the hooks."""
+        for hook in list(self.hooks):
+            changed = hook(grad)
+            if changed is not None:
+                must_be_like(changed, grad.dtype, grad.shape, f"a hook on {self.name}: the gradient in its place")
+                grad = changed
+        tensor = self.retaining() if self.retaining else None
+        if tensor is not None:
+            tensor.grad = grad.clone()
+        return grad
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -165,6 +135,13 @@ class AccumulateGrad(Node):
         before = self.variable.grad
         # A copy: several leaves may be handed one and the same tensor, and a person may change one of them in place.
         self.variable.grad = grad.clone() if before is None else before + grad
+
+
+def must_be_like(found: Any, dtype: Any, shape: Any, what: str) -> None:
+    if not is_tensor(found):
+        raise UserError(f"{what} is no tensor but {type(found).__name__}; nearest: {dtype} {shape}")
+    if (found.dtype, found.shape) != (dtype, shape):
+        raise UserError(f"{what} is {found.dtype} {found.shape}; it must be {dtype} {shape}")
 
 
 class Differentiable(Operator):
@@ -190,77 +167,42 @@ class Differentiable(Operator):
         self.kernels[Key.AUTOGRAD] = self._record
         OPS[self.name] = self
 
-    def wanted(self, flags: Iterator[bool]) -> set[str]:
-        """What the formulas of the arguments that are flagged need."""
-        return {n for name, on in zip(self.arguments, flags, strict=True) if on for n in self.needs[name]}
-
-    def picked(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        return {need: values[need] for need in self.needs[name]}
-
     def _record(self, *args: Any) -> Any:
-        tensors = [a for a in args if hasattr(a, "storage")]
-        if _state.recording:
+        tensors = [a for a in args if is_tensor(a)]
+        if STATE.recording:
             for tensor in tensors:
                 tensor.check_history()
         with below(Key.AUTOGRAD):
             out = self(*args)
-        if _state.recording and self.formulas and any(t.requires_grad for t in tensors):
+        if STATE.recording and self.formulas and any(t.requires_grad for t in tensors):
             out.grad_fn, out.requires_grad = Node(self, args, out), True
         return out
 
 
 def run(
-    roots: Sequence[tuple[Node, Tensor]], *, retain: bool, create: bool, wanted: Sequence[Node] | None = None
+    root: Node, grad: Tensor, *, retain: bool, create: bool, wanted: Sequence[Node] | None = None
 ) -> dict[Node, Tensor]:
-    """Backwards from the roots with their gradients. wanted: collect the gradients that arrive at these nodes, and
-    leave the leaves alone; None: give every leaf its own. create: put the backward pass on the tape too."""
-    order = topological([node for node, _ in roots], lambda node: [n for n in node.next_functions if n is not None])
-    useful = set(order) if wanted is None else _leading_to(set(wanted), order)
-    arrived: dict[Node, Tensor] = {}
-    found: dict[Node, Tensor] = {}
-    with recording(create):
-        for node, grad in roots:
-            _add(arrived, node, grad)
+    """Backwards from the root with its gradient. wanted: collect the gradients that arrive at these nodes, and leave
+    the leaves alone; None: give every leaf its own. create: put the backward pass on the tape too."""
+    order = topological([root], lambda node: [n for n in node.next_functions if n is not None])
+    useful = set(order if wanted is None else wanted)
+    for node in order:  # each after those before it: so those count too that lead to what is wanted
+        if any(n in useful for n in node.next_functions):
+            useful.add(node)
+    arrived, found = {root: grad}, {}
+    with STATE.having(recording=create):
         for node in reversed(order):
             if node not in arrived or node not in useful:
                 continue
-            grad = _hooked(node, arrived.pop(node))
+            grad = node.hooked(arrived.pop(node))
             if wanted is not None and node in wanted:
                 found[node] = grad
             if isinstance(node, AccumulateGrad):
                 if wanted is None:
                     node.accumulate(grad)
-                continue
-            if not any(n in useful for n in node.next_functions):
-                continue
-            for before, part in zip(node.next_functions, node.checked(node.gradients(grad)), strict=True):
-                if before is not None and part is not None:
-                    _add(arrived, before, part)
-            if not retain:
-                node.release()
+            elif any(n in useful for n in node.next_functions):
+                for before, part in node.gradients(grad):
+                    arrived[before] = arrived[before] + part if before in arrived else part
+                if node.saved and not retain:
+                    node.saved = None
     return found
-
-
-def _leading_to(wanted: set[Node], order: list[Node]) -> set[Node]:
-    useful: set[Node] = set()
-    for node in order:  # each after those before it
-        if node in wanted or any(n in useful for n in node.next_functions):
-            useful.add(node)
-    return useful
-
-
-def _add(arrived: dict[Node, Tensor], node: Node, grad: Tensor) -> None:
-    arrived[node] = arrived[node] + grad if node in arrived else grad
-
-
-def _hooked(node: Node, grad: Tensor) -> Tensor:
-    for hook in list(node.hooks):
-        changed = hook(grad)
-        grad = grad if changed is None else changed
-    tensor = node.retaining() if node.retaining else None
-    if tensor is not None:
-        tensor.grad = grad
-    return grad
-
-
-__all__ = ["OPS", "AccumulateGrad", "Differentiable", "Node", "no_grad", "recording", "run", "saved_tensors_hooks"]

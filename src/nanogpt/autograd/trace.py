@@ -7,10 +7,12 @@ each node sees the gradient that arrives there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -20,9 +22,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from nanogpt.errors import UserError
+from nanogpt.model.part import flops
 
 LOSS = "loss"
 """Where nodes are counted that are in no module: the means and sums after the last one."""
+ROUNDS, SECONDS = 3, 1.0
+"""At least, for the time that checkpointing costs."""
 VIEWS = ("View", "UnsafeView", "Transpose", "T", "Permute", "Expand", "Unsqueeze", "Squeeze", "Slice", "Select",
          "Split", "Unbind", "ReshapeAlias", "AsStrided", "Alias")  # fmt: skip
 """Operations that move no number: another shape and other strides over the same memory."""
@@ -243,40 +248,61 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def kept_with_checkpoints(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int]:
-    """Bytes kept when each block keeps only its input and is run again when the backward pass comes to it (Chen et al.
-    2016, arXiv:1604.06174), measured; and the bytes that the largest block has when it was run again, one at a time.
+def blocks_of(model: nn.Module) -> list[Any]:
+    return list(cast("Iterable[Any]", getattr(model, "blocks", ())))
 
-    Where a model has no `blocks` nothing is recomputed."""
-    blocks: list[Any] = list(cast("Iterable[Any]", getattr(model, "blocks", ())))
-    inner = Inner()
+
+@contextmanager
+def checkpointed(model: nn.Module, around: Callable[[Any], Any] = lambda forward: forward) -> Iterator[None]:
+    """Each block keeps only its input, and is run again when the backward pass comes to it (Chen et al. 2016,
+    arXiv:1604.06174). around: what to put around each block's forward pass."""
     with ExitStack() as undo:
-        for block in blocks:
-            plain = block.forward
-            block.forward = partial(checkpoint, inner.measured(plain, Store(model)), use_reentrant=False)
+        for block in blocks_of(model):
+            block.forward = partial(checkpoint, around(block.forward), use_reentrant=False)
             undo.callback(delattr, block, "forward")
-        outer = Store(model)
+        yield
+
+
+def kept_with_checkpoints(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int]:
+    """Bytes kept when every block is checkpointed, measured; and the bytes that the largest block has when it was run
+    again, one at a time. Where a model has no `blocks` nothing is recomputed."""
+    most = 0
+
+    def measured(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **keywords: Any) -> Any:
+            nonlocal most
+            store = Store(model)
+            with store.keeping():
+                out = forward(*args, **keywords)
+            most = max(most, store.bytes)
+            return out
+
+        return run
+
+    outer = Store(model)
+    with checkpointed(model, measured):
         with outer.keeping():
             value = loss()
         outside = outer.bytes
         value.backward()
-        model.zero_grad(set_to_none=True)
-    return outside, inner.most
+    model.zero_grad(set_to_none=True)
+    return outside, most
 
 
-class Inner:
-    """The most bytes that one block kept while it was run."""
+def more_operations(model: nn.Module, context: int) -> float:
+    """By what share running the blocks again raises a step's operations: the forward pass, and twice that for the
+    gradients. PyTorch stops each block when its last saved tensor is back, which is a little less."""
+    return sum(flops(block, 1, context) for block in blocks_of(model)) / (3 * flops(model, 1, context))
 
-    def __init__(self) -> None:
-        self.most = 0
 
-    def measured(self, forward: Callable[..., Any], store: Store) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            store.bytes = 0
-            store._held.clear()
-            with store.keeping():
-                out = forward(*args)
-            self.most = max(self.most, store.bytes)
-            return out
-
-        return run
+def more_time(model: nn.Module, loss: Callable[[], Tensor]) -> float:
+    """The same in seconds, measured: medians of steps in turn, plain and checkpointed."""
+    found: dict[str, list[float]] = {"plain": [], "checkpointed": []}
+    while len(found["plain"]) < ROUNDS or sum(map(sum, found.values())) < SECONDS:
+        for name, seconds in found.items():
+            with checkpointed(model) if name == "checkpointed" else nullcontext():
+                started = time.perf_counter()
+                loss().backward()
+                seconds.append(time.perf_counter() - started)
+            model.zero_grad(set_to_none=True)
+    return median(found["checkpointed"]) / median(found["plain"]) - 1

@@ -37,8 +37,9 @@ def trace(
 ) -> None:
     """Trace one training step under PyTorch: operations, what each keeps for the backward pass, gradients.
 
-    One forward and one backward pass on real text, in the precision that training would have. Tells where the memory
-    goes, by module and by operation, and what checkpointing each block would save, measured.
+    A forward and a backward pass on real text, in the precision that training would have. Tells where the memory goes,
+    by module and by operation, and what checkpointing each block would save and cost: bytes and time as measured,
+    operations as predicted.
 
     \b
     nanogpt autograd trace
@@ -50,7 +51,7 @@ def trace(
     preset, overrides = split_arguments(arguments)
     config, parts = configuration(preset, overrides, scale)
     with parts:
-        found, (rows, T), precision = _traced(config)
+        found, cost, (rows, T), precision = _traced(config)
     from nanogpt.autograd import picture
     from nanogpt.files import write_whole
     from nanogpt.show import size
@@ -63,16 +64,17 @@ def trace(
     step = found.kept * config.train.batch / rows
     if json:
         facts = {"preset": config.preset, "precision": precision, "batch": config.train.batch, "step_bytes": step}
-        return print_json({**facts, **found.as_dict()})
+        return print_json({**facts, "checkpointing": cost, **found.as_dict()})
     print(f"{title}: {precision}, {len(found.nodes):,} nodes, {rows} rows of {T} tokens")
-    _say(found)
+    _say(found, cost)
     print(f"a training step of {config.train.batch} rows of {T} tokens keeps {size(step)}")
     print("the drawing: --svg FILE")
     return None
 
 
-def _traced(config: RunConfig) -> tuple[Trace, tuple[int, int], str]:
-    """The trace, rows and tokens of the text that it saw, and the precision."""
+def _traced(config: RunConfig) -> tuple[Trace, dict[str, float], tuple[int, int], str]:
+    """The trace, what checkpointing adds to a step, rows and tokens of the text that it saw, and the precision."""
+    from nanogpt.autograd.trace import more_operations, more_time
     from nanogpt.autograd.trace import trace as traced
     from nanogpt.cost import cost
     from nanogpt.observers.probes import probe_of_config
@@ -93,10 +95,11 @@ def _traced(config: RunConfig) -> tuple[Trace, tuple[int, int], str]:
     assert probe.words is not None
     found = traced(model.train(), loss, probe.tokens)
     rows, T = probe.words.tokens_BT.shape
-    return found, (rows, T), machine.precision
+    adds = {"more_operations": more_operations(model, T), "more_time": more_time(model, loss)}
+    return found, adds if found.recomputed else {}, (rows, T), machine.precision
 
 
-def _say(found: Trace) -> None:
+def _say(found: Trace, adds: dict[str, float]) -> None:
     from nanogpt.autograd.folded import any_layer
     from nanogpt.show import size
 
@@ -107,11 +110,12 @@ def _say(found: Trace) -> None:
             made.add_row(what, size(count), f"{count / found.kept:.1%}", f"{count / found.tokens:,.1f}")
         made.add_row("total", size(found.kept), "100.0%", f"{found.kept / found.tokens:,.1f}")
         show_table(made)
-    if found.recomputed:
+    if adds:
         again = found.checkpointed + found.recomputed
         print(
             f"with each block checkpointed: {size(found.checkpointed)} kept, {size(again)} with one block run again: "
-            f"{again / found.kept:.0%} of the memory, for one more forward pass of the blocks"
+            f"{again / found.kept:.0%} of the memory; {adds['more_operations']:.0%} more operations (predicted), "
+            f"{adds['more_time']:.0%} more time (measured)"
         )
 
 
