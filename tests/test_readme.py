@@ -27,7 +27,7 @@ def test_the_readme_has_commands() -> None:
 @pytest.mark.slow
 def test_every_command_of_the_readme_works(tmp_path: Path, data_dir: Path) -> None:
     (tmp_path / "my_notes.txt").write_text(
-        "".join(f"note {n}: the sum of {n} and {n} is {2 * n}\n" for n in range(800))
+        "".join(f"note {n}: the sum of {n} and {n} is {2 * n}\n" for n in range(3000))
     )
     part = re.search(r"```python\n(# my_parts\.py.*?)```", README, re.DOTALL)
     assert part
