@@ -1,6 +1,6 @@
 """Time and memory of training against context, depth, width and batch, beside a model of what they should cost.
 
-    python benchmarks/growth.py --json > growth.json       (about 5 min on two cores; --quick a third of it)
+    python benchmarks/growth.py --json > growth.json       (about 4 min on two cores; --quick a third of it)
     python benchmarks/growth.py --table growth.json        (the tables of docs/performance.md)
 
 Each point is `llama`'s block at one size, in a process of its own (memory is the most that the process held, less what
@@ -30,7 +30,7 @@ AXES: dict[str, list[int]] = {
     "dim": [128, 256, 512, 1024],
     "batch": [4, 8, 16, 32, 64],
 }
-STEPS, WARM = 4, 1
+STEPS, WARM = 3, 1
 
 
 def points(quick: bool) -> list[dict[str, Any]]:
