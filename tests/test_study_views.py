@@ -88,6 +88,15 @@ def test_a_chart_of_every_kind_is_drawn_from_plain_data(kind: str) -> None:
     Figure(**standalone(draw(chart)))
 
 
+def test_what_is_predicted_has_the_colour_of_what_is_measured() -> None:
+    rows = [Series("one", [1, 2], [1.0, 2.0]), Series("one: predicted", [1, 2], [1.0, 2.0], dash="dot"),
+            Series("two", [1, 2], [2.0, 1.0]), Series("bound", [1, 2], [3.0, 3.0], dash="dot")]  # fmt: skip
+    one, predicted, two, bound = (trace["line"] for trace in draw(Chart("T", "", "x", "y", rows))["data"])
+    assert one["color"] == predicted["color"]
+    assert one["dash"] != predicted["dash"]
+    assert len({one["color"], two["color"], bound["color"]}) == 3
+
+
 def test_a_notebook_shows_a_study(study: Study, tmp_path: Path) -> None:
     from nanogpt.notebook import study_html
 

@@ -10,7 +10,7 @@ from typing import Any
 from nanogpt.study.folder import Study
 from nanogpt.study.measurement import Chart, Series
 from nanogpt.views.studies.source import studies
-from nanogpt.views.theme import SEQUENTIAL, color, dash, faint, plain, symbol
+from nanogpt.views.theme import GREY, SEQUENTIAL, color, dash, faint, plain, symbol
 from nanogpt.views.view import Picture, View, axis, figure
 
 
@@ -37,9 +37,19 @@ def draw(chart: Chart) -> Picture:
     if chart.kind == "heatmap":
         return figure(plain(chart.title), [_heatmap(chart)], along, up | {"autorange": "reversed", "type": "category"},
                       150 + 34 * len(chart.series))  # fmt: skip
-    data = [trace for n, series in enumerate(chart.series) for trace in _traces(chart, n, series)]
+    looks = zip(_numbers(chart.series), chart.series, strict=True)
+    data = [trace for n, series in looks for trace in _traces(chart, n, series)]
     more = {"barmode": "group"} if chart.kind == "bars" else {}
     return figure(plain(chart.title), data, along, up, 420, **more)
+
+
+def _numbers(series: Sequence[Series]) -> list[int]:
+    """For colour and marker: each has its own, but `NAME: what is predicted`, dotted, has those of NAME."""
+    own: dict[str, int] = {}
+    for one in series:
+        of = one.name.partition(":")[0]
+        own.setdefault(one.name, own[of] if one.dash == "dot" and of in own else len(set(own.values())))
+    return [own[one.name] for one in series]
 
 
 def _heatmap(chart: Chart) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def _traces(chart: Chart, n: int, one: Series) -> list[dict[str, Any]]:
     if chart.kind == "bars":
         return [{"type": "bar", "x": x, "y": list(one.y), "name": name, "hovertemplate": hover,
                  "marker": {"color": rgb, "pattern": {"shape": ("", "/", "x", ".", "-", "+")[n % 6]}},
-                 **_errors("error_y", one, rgb)}]  # fmt: skip
+                 **_errors("error_y", one, GREY)}]  # fmt: skip
     mark = {"symbol": symbol(n), "size": 8 if chart.kind == "points" else 6, "color": rgb}
     if chart.kind == "points":
         return [{"type": "scatter", "mode": "markers", "x": x, "y": list(one.y), "name": name, "marker": mark,
@@ -83,6 +93,6 @@ def _errors(key: str, one: Series, rgb: str) -> dict[str, Any]:
     if one.low is None or one.high is None:
         return {}
     known = [(y, low, high) for y, low, high in zip(one.y, one.low, one.high, strict=True)]
-    return {key: {"type": "data", "symmetric": False, "color": rgb, "thickness": 1.5,
+    return {key: {"type": "data", "symmetric": False, "color": rgb, "thickness": 2,
                   "array": [high - (y or 0) for y, _, high in known],
                   "arrayminus": [(y or 0) - low for y, low, _ in known]}}  # fmt: skip
