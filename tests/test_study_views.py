@@ -78,6 +78,23 @@ def test_curves_begin_with_a_loss_that_has_more_than_two_points(study: Study, tm
     assert shown == ["validation", "training"]
 
 
+def test_curves_of_many_arms_are_drawn_by_claims_and_beside_the_control(tmp_path: Path) -> None:
+    arms: dict[str, list[str]] = {f"arm{n}": [] for n in range(10)}
+    claim = {"says": "three are better", "left": ["arm1", "arm2"], "right": ["arm3"]}
+    many = finished(tmp_path, Left(Simulated(np.random.default_rng())), arms=arms, control="arm0", claims=[claim])
+    curves = FIGURES["curves"]
+    first = curves.choices([many])[0]
+    drawn = {
+        words: [trace["name"] for trace in curves.draw([many], **{**first, "arms": words})["data"]]  # type: ignore[index]
+        for words in ("three are better", "arm7")
+    }
+    assert first["arms"] == "three are better"
+    assert {words: set(names) for words, names in drawn.items()} == {
+        "three are better": {"arm1", "arm2", "arm3"},
+        "arm7": {"arm0", "arm7"},
+    }
+
+
 @pytest.mark.parametrize("kind", ["lines", "points", "bars", "heatmap"])
 def test_a_chart_of_every_kind_is_drawn_from_plain_data(kind: str) -> None:
     rows = [Series(name, ["x", "y"], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5]) for name in ("one", EVIL)]

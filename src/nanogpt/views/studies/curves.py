@@ -16,9 +16,10 @@ from nanogpt.views.theme import color, dash, faint, plain, symbol
 from nanogpt.views.view import Choice, Picture, View, axis, figure
 
 MANY = 8
-"""Arms that can still be told apart; of more, each is drawn beside the control alone."""
+"""Arms that can still be told apart; of more, those of each claim are drawn, and each beside the control alone."""
 FEW = 3
-"""Points of which no curve is made: where validation has fewer, the training loss is shown first."""
+"""Points of which no curve is made: where validation has fewer, the training loss is shown first (but nats per token of
+two tokenizers do not compare, where bits per byte do)."""
 WORDS = {"validation": "val/", "training": "train/"}
 
 
@@ -27,16 +28,25 @@ def choices(found: Sequence[Study]) -> list[Choice]:
     arms = list(study.plan.arms)
     if not arms:
         return []
-    groups = ["all", *([arm for arm in arms if arm != study.plan.control] if len(arms) > MANY else [])]
     looked = max(len(_line(study, arm, study.plan.seeds[0], f"val/{study.plan.metric}", "step")[0]) for arm in arms)
-    shown = list(WORDS) if looked >= FEW else list(reversed(WORDS))
-    return [{"arms": g, "loss": loss, "x": x} for g in groups for loss in shown for x in ("steps", "seconds")]
+    shown = list(WORDS) if looked >= FEW or study.plan.metric == "bpb" else list(reversed(WORDS))
+    return [{"arms": g, "loss": loss, "x": x} for g in groups(study) for loss in shown for x in ("steps", "seconds")]
+
+
+def groups(study: Study) -> dict[str, list[str]]:
+    """What is drawn together, by the words for it."""
+    plan, arms = study.plan, list(study.plan.arms)
+    if len(arms) <= MANY:
+        return {"all": arms}
+    sides = {claim.says: plan.named([*claim.left, *claim.right]) for claim in plan.claims}
+    found = {says: some for says, some in sides.items() if len(some) <= MANY}
+    pairs = {arm: [plan.control, arm] for arm in arms if arm != plan.control} if plan.control else {}
+    return {**found, **pairs, "all": arms}
 
 
 def draw(found: Sequence[Study], arms: str, loss: str, x: str) -> Picture | None:
     study = found[0]
-    kept = [arm for arm in study.plan.arms if arms in ("all", arm) or arm == study.plan.control]
-    data = [trace for arm in kept for trace in _arm(study, arm, loss, x)]
+    data = [trace for arm in groups(study)[arms] for trace in _arm(study, arm, loss, x)]
     metric = study.plan.metric if loss == "validation" else "loss"
     up = axis(f"{loss} {metric} ({units(study.plan) if loss == 'validation' else 'nats per token'})")
     return figure("Curves", data, axis(X[x]), up, 440) if data else None
