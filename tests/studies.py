@@ -67,8 +67,8 @@ class Simulated:
         away = 0.0 if job.rate is None else np.log(job.rate / BEST) ** 2
         own, val, test = self.random.normal(0, self.noise / 2, 3)  # two arms: the difference has this deviation
         base = 2 + shared + self.effects.get(job.arm, 0.0) + self.curvature * away + own
-        tested: tuple[float, float] | tuple[None, None] = (base + test, 1.0) if job.test else (None, None)
-        return Score(base + val, 1.0, *tested, 1.0, None, 100)
+        loss, bpb = (base + test, 1.0) if job.test else (None, None)
+        return Score(base + val, 1.0, loss, bpb, 1.0, None, 100)
 
 
 @cache

@@ -79,7 +79,7 @@ def test_curves_begin_with_a_loss_that_has_more_than_two_points(study: Study, tm
 
 
 def test_curves_of_many_arms_are_drawn_by_claims_and_beside_the_control(tmp_path: Path) -> None:
-    arms: dict[str, list[str]] = {f"arm{n}": [] for n in range(10)}
+    arms = {f"arm{n}": [f"train.batch={n + 1}"] for n in range(10)}
     claim = {"says": "three are better", "left": ["arm1", "arm2"], "right": ["arm3"]}
     many = finished(tmp_path, Left(Simulated(np.random.default_rng())), arms=arms, control="arm0", claims=[claim])
     curves = FIGURES["curves"]
