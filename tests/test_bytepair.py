@@ -198,9 +198,22 @@ def test_specials_are_not_learned_from_and_the_longer_one_is_found() -> None:
 def test_counting_forgets_the_rarest_when_there_are_too_many() -> None:
     common = "the cat sat " * 50
     texts = (f"{common} {''.join(chr(97 + n // 26**k % 26) for k in range(3))} zz{n}" for n in range(3000))
-    counts = count_words(texts, "gpt2", most=200)
-    assert len(counts) <= 200
+    counts = count_words(texts, "gpt2", most=1000)
+    assert sum(len(word) + 1 for word in counts) <= 1000
     assert counts[" cat"] == 150_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(st.text("ab世", min_size=1, max_size=9), min_size=1, max_size=80), most=st.integers(8, 300))
+def test_what_is_forgotten_is_the_rarest_and_never_all(words: list[str], most: int) -> None:
+    counts, true = count_words(words, "", most=most), Counter(words)
+    size = sum(len(word.encode()) + 1 for word in true)
+    if size <= most:
+        assert counts == true
+    else:
+        assert sum(len(word.encode()) + 1 for word in counts) <= most
+        assert all(n <= true[word] for word, n in counts.items())
+        assert counts or max(len(word.encode()) + 1 for word in true) > most // 2
 
 
 def test_a_text_of_pieces_teaches_the_same(tmp_path: Path) -> None:
@@ -280,6 +293,13 @@ def test_a_broken_rank_file_is_refused_in_one_line(message: str, tmp_path: Path)
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="the 256 bytes alone are more; nearest: 256"):
         learn({b"ab": 1}, 255)
+    with pytest.raises(UserError, match="vocab_size=256: the 256 bytes and 1 special token are more; nearest: 257"):
+        BytePair.train(["ab"], 256, specials=["<a>", "<a>"])
+    assert BytePair.train(["ab"], 258, specials=["<a>", "<a>"]).specials == {"<a>": 257}
+    with pytest.raises(UserError, match="nested too deeply"):
+        splitter("(" * 9999 + ")" * 9999)
+    with pytest.raises(UserError, match="'<x>' and '<y>' have the same id, 300"):
+        BytePair({n: bytes([n]) for n in range(256)}, [], "gpt2", {"<x>": 300, "<y>": 300})
     with pytest.raises(UserError, match="3 of the 256 bytes are tokens, 0x00 is none"):
         BytePair({97: b"a", 98: b"b", 99: b"c"}, [], "gpt2")
     with pytest.raises(UserError, match="hexadecimal digit to Oniguruma"):

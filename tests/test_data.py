@@ -294,6 +294,19 @@ def test_documents_between_separators(text: str, chunk: int, piece: int, separat
     assert [d.strip("\r\n") for d in found if d.strip("\r\n")] == [d for d in wanted if d]
 
 
-def test_text_without_a_safe_place_is_cut_somewhere() -> None:
-    assert "".join(cut("世" * (3 * PIECE))) == "世" * (3 * PIECE)
-    assert max(map(len, cut("世" * (3 * PIECE)))) <= 2 * PIECE
+def test_a_stream_without_a_safe_place_is_cut_somewhere_and_a_text_is_not() -> None:
+    text = "世" * (3 * PIECE)
+    pieces = list(in_pieces(chunked(text, 1000)))
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= 2 * PIECE
+    assert cut(text) == [text]
+
+
+@given(st.text("ab1.\n \r", max_size=300), st.integers(1, 50))
+def test_a_text_is_cut_at_safe_places_only(text: str, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanogpt.data.text.PIECE", piece)
+        pieces = cut(text)
+    assert "".join(pieces) == text
+    assert all(a[-1].isalnum() and b[0].isspace() and len(a) > piece for a, b in itertools.pairwise(pieces))
+    assert not any(a.isalnum() and b.isspace() for a, b in itertools.pairwise(pieces[-1][piece:]))

@@ -114,6 +114,8 @@ def test_pages_open_offline_and_escape_what_they_show(mine: Path, tmp_path: Path
     assert "How words form" in tokens_page(opened, "return return")
     out = tmp_path / "page.html"
     run("show", "-t", str(mine), "--text", "return", "--html", str(out))
+    both = json.loads(run("show", "-t", str(mine), "--text", "return", "--html", str(out), "--json"))
+    assert "".join(row["token"] for row in both[str(mine)]) == "return"
     assert out.read_text(encoding="utf-8") == tokens_page({str(mine): open_tokenizer(str(mine))}, "return")
 
 
@@ -174,7 +176,43 @@ REFUSED = {
     "nowhere.txt": ["encode", "-t", "byte", "--file", "nowhere.txt"],
     "byte 1 is not UTF-8": ["encode", "-t", "byte", "--file", "bad.txt"],
     "id 256 is none of byte's, which go from 0 to 255": ["decode", "-t", "byte", "256"],
-    "ids are whole numbers": ["decode", "-t", "byte", "a"],
+    "ids are whole numbers, as encode prints them; 'a' is none": ["decode", "-t", "byte", "a"],
+    "as encode prints them; 98.7 is none": ["decode", "-t", "byte", "[97, 98.7]"],
+    "as encode prints them; '7' is none": ["decode", "-t", "byte", '{"ids": ["7"]}'],
+    "as encode prints them; True is none": ["decode", "-t", "byte", "true"],
+    "as encode prints them; '[[[[": ["decode", "-t", "byte", "[" * 100_000],
+    "no special token '<x>'; it has none": ["encode", "-t", "plain.tiktoken", "--text", "a", "--allow", "<x>"],
+    "no tokenizer 'nowhere.model'": ["import", "nowhere.model", "x.json"],
+    "no tokenizer 'nowhere.tiktoken'": ["import", "nowhere.tiktoken", "x.json"],
+    "'<a>' has two ids, 300 and 301": [
+        "import",
+        "plain.tiktoken",
+        "x.json",
+        "--special",
+        "<a>=300",
+        "--special",
+        "<a>=301",
+    ],
+    "'<a>' and '<b>' have the same id, 300": [
+        "import",
+        "plain.tiktoken",
+        "x.json",
+        "--special",
+        "<a>=300",
+        "--special",
+        "<b>=300",
+    ],
+    "the token '<a>' has the id 9999999999": ["import", "plain.tiktoken", "x.json", "--special", "<a>=9999999999"],
+    "1 special token are more; nearest: 257": [
+        "train",
+        "good.txt",
+        "-o",
+        "x.json",
+        "--vocab-size",
+        "256",
+        "--special",
+        "e",
+    ],
     "must end in .json or .tiktoken": ["train", "good.txt", "-o", "x.txt"],
     "a rank file has no special tokens": ["train", "good.txt", "-o", "x.tiktoken", "--special", "<e>"],
     "there is no folder": ["train", "good.txt", "-o", "nowhere/x.json"],
@@ -197,6 +235,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     Path("good.txt").write_text("good text")
     Path("bad.txt").write_bytes(b"a\xff")
+    run("train", "good.txt", "-o", "plain.tiktoken")
     Path("t.json").write_bytes(mine.read_bytes())
     parts = json.loads(mine.read_text(encoding="utf-8"))
     Path("words.json").write_text(json.dumps(parts | {"pre_tokenizer": {"type": "WhitespaceSplit"}}))
@@ -205,6 +244,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         run(*REFUSED[message])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert caught.value.status == 2
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,11 @@ from nanogpt.tokenizers import (
     check_tokenizer,
     load_tokenizer,
     make_tokenizer,
+    read_tokenizer,
     resolve_tokenizer,
 )
+from nanogpt.tokenizers.bytepair import BytePair, Merge
+from nanogpt.tokenizers.opening import open_tokenizer
 
 TEXT = "def f(x):\n    return x + 1  # naïve 世界\n\nclass Café:\n\tpass\n" * 50
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
@@ -35,6 +40,10 @@ SPECS = ["byte", "bpe(vocab_size=300)", "bpe(vocab_size=280, split=gpt2)", "bpe(
 
 def made(spec: str, documents: bool = True, text: str = TEXT) -> Tokenizer:
     return make_tokenizer(spec, lambda: iter([text]), documents)
+
+
+def load(text: str) -> Tokenizer:
+    return read_tokenizer(text, "a test")
 
 
 BYTE_LEVEL = {(spec, documents): made(spec, documents) for spec in SPECS for documents in (False, True)}
@@ -149,6 +158,35 @@ def test_a_long_text_is_encoded_in_pieces_like_as_a_whole() -> None:
     assert tokenizer.encode(text).tolist() == engine.encode(text).ids
 
 
+def test_a_text_that_its_pattern_or_its_tokens_forbid_to_cut_is_encoded_as_a_whole() -> None:
+    odd = BytePair.train(["one word and another. " * 9], 300, r"[^.]+|\.")
+    one_word = BytePair.train(["one word and another. " * 9], 300, "")
+    parts = json.loads(made("bpe(vocab_size=300)").json)
+    parts["added_tokens"].append({**parts["added_tokens"][0], "content": "d and", "id": 300, "special": False})
+    text = "one word and another one word. " * (3 * PIECE // 31)
+    for source in (odd.json, one_word.json, json.dumps(parts)):
+        tokenizer, engine = load(source), Engine.from_str(source)
+        engine.encode_special_tokens = True
+        assert tokenizer.encode(text).tolist() == engine.encode(text).ids
+    word = "one" * PIECE  # no place to cut it
+    ids = made("bpe(vocab_size=300)").encode(word).tolist()
+    assert ids == Engine.from_str(made("bpe(vocab_size=300)").json).encode(word).ids
+
+
+def test_an_id_that_there_is_not_is_a_replacement_character_by_hand_and_by_the_library(tmp_path: Path) -> None:
+    hand = BytePair.train([TEXT], 290, specials=[EOT])
+    tokens = {i if i < 280 else i + 5: token for i, token in hand.ordinary.items()}  # a hole: 280 to 284
+    merges = [Merge(*(i if i < 280 else i + 5 for i in merge)) for merge in hand.merges]
+    holed = BytePair(tokens, merges, "gpt2", {EOT: 400})
+    library = load(holed.json)
+    ids = [-1, *holed.encode(TEXT).tolist(), 282, 399, 400, 401, 2**40]
+    wanted = "\ufffd" + TEXT + "\ufffd\ufffd" + EOT + "\ufffd\ufffd"
+    assert holed.decode(ids) == library.decode(ids) == wanted
+    assert made("byte").decode([97, 999]) == made("char").decode([made("char").vocab_size]).rjust(2, "a") == "a\ufffd"
+    words = make_tokenizer("words", lambda: iter(["a b"]), False)
+    assert words.decode([1, 99, 2]) == "a \ufffd b"
+
+
 def test_training_is_the_same_in_every_process() -> None:
     code = (
         "from nanogpt.tokenizers import make_tokenizer\n"
@@ -222,6 +260,44 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(content: str, tmp_path: Pat
     with pytest.raises(UserError, match=r"t\.json: not a tokenizer\.json") as caught:
         load_tokenizer(tmp_path / "t.json")
     assert "\n" not in str(caught.value)
+
+
+def other_id(old: dict[str, Any], token: str, i: object) -> str:
+    """The file with another id for a token of its vocabulary."""
+    return json.dumps(old | {"model": old["model"] | {"vocab": old["model"]["vocab"] | {token: i}}})
+
+
+@pytest.mark.parametrize("spec", ["char", "byte", "bpe(vocab_size=300)"])
+@pytest.mark.parametrize("i", [1.5, -4, 2**31, 2**40, True, "7", None, 3])
+def test_an_id_that_is_none_is_refused_in_one_line(spec: str, i: object, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(other_id(json.loads(made(spec).json), "d", i), encoding="utf-8")
+    wrong = r"'d' has the id .*; ids are whole numbers" if i != 3 else "'d' have the same id, 3"
+    for read in (load_tokenizer, open_tokenizer, lambda name: open_tokenizer(name, "library")):
+        with pytest.raises(UserError, match=wrong) as caught:
+            read(str(path))
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_token_of_two_ids_and_a_file_nested_too_deeply(tmp_path: Path) -> None:
+    parts, path = json.loads(made("bpe(vocab_size=300)").json), tmp_path / "t.json"
+    again = parts["added_tokens"] + [{**parts["added_tokens"][0], "id": 300}]
+    cases = {
+        rf"'{re.escape(EOT)}' has two ids, 0 and 300": json.dumps(parts | {"added_tokens": again}),
+        "not a tokenizer.json: nested too deeply": "[" * 100_000,
+        "nor a regular expression .*nested too deeply": BytePair.train(["a"], 256, "a").json.replace(
+            '"Regex": "a"', f'"Regex": "{"(" * 9999 + ")" * 9999}"'
+        ),
+    }
+    for message, text in cases.items():
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=message) as caught:
+            open_tokenizer(str(path))
+        assert len(str(caught.value)) < 3000
+    for text in list(cases.values())[:2]:
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"t\.json: "):
+            load_tokenizer(path)
 
 
 def test_a_file_that_is_not_text_or_not_there(tmp_path: Path) -> None:

@@ -162,9 +162,10 @@ def show(
         from nanogpt.views.tokens import tokens_page, why_page, write_page
 
         write_page(html, why_page(opened) if why else tokens_page(opened, said))
-        print(f"{html}: {html.stat().st_size / 1e3:.0f} kB; open it in a browser")
-    elif json:
+    if json:
         print_json(json_of(opened, None if why else said))
+    elif html is not None:
+        print(f"{html}: {html.stat().st_size / 1e3:.0f} kB; open it in a browser")
     elif why:
         print_why(opened)
     else:
@@ -237,16 +238,16 @@ tokenizer.command(name="import")(import_)
 
 
 def _data(text: str | None, file: Path | None) -> bytes:
-    from nanogpt.files import one_line
-
     if text is not None and file is not None:
         raise UserError("--text and --file: give one of them")
     if text is not None:
         return text.encode("utf-8", errors="surrogateescape")  # as the shell gave it
     if file is None:
         return _piped()
-    with one_line(f"read {file}"):
+    try:
         return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _piped() -> bytes:
@@ -267,10 +268,13 @@ def _decoded(data: bytes, file: Path | None) -> str:
 def _ids(text: str) -> list[int]:
     """Numbers between white space, as a JSON list, or what encode --json printed."""
     try:
-        found: Any = json_text.loads(text) if text.lstrip()[:1] in ("[", "{") else text.split()
-        return [int(i) for i in (found["ids"] if isinstance(found, dict) else found)]
-    except (ValueError, KeyError, TypeError):
-        raise UserError("ids are whole numbers, as encode prints them") from None
+        found: Any = json_text.loads(text if text.lstrip()[:1] in ("[", "{") else f"[{','.join(text.split())}]")
+        ids = list(found["ids"] if isinstance(found, dict) else found)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        ids = [text.strip()[:40]]
+    if wrong := [i for i in ids if type(i) is not int]:
+        raise UserError(f"ids are whole numbers, as encode prints them; {wrong[0]!r} is none")
+    return ids
 
 
 def _some(names: list[str] | None) -> list[str] | Literal["all"]:
@@ -278,13 +282,16 @@ def _some(names: list[str] | None) -> list[str] | Literal["all"]:
 
 
 def _specials(pairs: list[str]) -> dict[str, int]:
-    found = {}
+    from nanogpt.tokenizers.parsing import check_ids
+
+    found = []
     for pair in pairs:
         name, _, number = pair.rpartition("=")
         if not name or not number.isdecimal():
             raise UserError(f"--special {pair}: write TOKEN=ID, as '<|endoftext|>=100257'")
-        found[name] = int(number)
-    return found
+        found.append((name, int(number)))
+    check_ids(found)
+    return dict(found)
 
 
 def _byte_level(opened: Tokenizer, name: str) -> Any:

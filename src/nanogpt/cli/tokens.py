@@ -98,4 +98,5 @@ def print_comparison(found: Mapping[str, Any]) -> None:
 
 def _cell(numbers: Mapping[str, Any]) -> str:
     words = "   -  " if numbers["fertility"] is None else f"({numbers['fertility']:.2f})"
-    return f"{numbers['bytes_per_token']:.2f} {words}"
+    rate = numbers["bytes_per_token"]
+    return f"{'-' if rate is None else f'{rate:.2f}'} {words}"

@@ -85,8 +85,12 @@ def in_pieces(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def cut(text: str) -> list[str]:
-    """One long text in pieces."""
-    return list(in_pieces(text[i : i + PIECE] for i in range(0, len(text), PIECE)))
+    """One long text in pieces, at safe places only; a piece is longer where it has none."""
+    pieces, start = [], 0
+    while found := SAFE_END.search(text, start + PIECE):
+        pieces.append(text[start : found.end()])
+        start = found.end()
+    return [*pieces, text[start:]]
 
 
 def whole(chunks: Iterable[str]) -> Iterator[Piece]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt.data.text import PIECE, cut
+from nanogpt.data.text import cut
 from nanogpt.errors import UserError
 from nanogpt.files import write_whole
 
@@ -32,6 +32,8 @@ class Tokenizer(ABC):
     """decode(encode(text)) == text, for every text that it can encode."""
     note: str = ""
     """Where it is not: why, in one line."""
+    in_pieces: bool = True
+    """A long text may be encoded in pieces (`nanogpt.data.text.cut`): no token goes over their ends."""
 
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
@@ -39,12 +41,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are not UTF-8 (a character cut in the middle) become U+FFFD."""
+        """The text; bytes that are not UTF-8 (a character cut in the middle) become U+FFFD, and so does an id that
+        there is not."""
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids. What looks like a special token in the text is text."""
-        pieces = cut(text) if self.lossless and len(text) > 2 * PIECE else [text]
-        return np.concatenate(self.encode_batch(pieces))
+        return np.concatenate(self.encode_batch(cut(text) if self.in_pieces else [text]))
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode`, for many texts at once, on all cores where that helps."""

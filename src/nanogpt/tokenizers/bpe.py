@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nanogpt.errors import UserError
-from nanogpt.tokenizers.base import EOT, Tokenizer
-from nanogpt.tokenizers.patterns import DECODER, PATTERNS, byte_level
+from nanogpt.tokenizers.base import EOT, REPLACEMENT, Tokenizer
+from nanogpt.tokenizers.patterns import DECODER, PATTERNS, byte_level, pattern_of
 from nanogpt.tokenizers.tables import byte_symbols
 
 ENDS = (EOT, "<|end_of_text|>", "</s>", "<eos>")
@@ -42,14 +42,17 @@ class JsonTokenizer(Tokenizer):
         self.bos = next((vocab[name] for name in STARTS if name in vocab), None)
         self.note = _loss(parts)
         self.lossless = not self.note
+        known = pattern_of(parts.get("pre_tokenizer") or {}) in PATTERNS.values()
+        self.in_pieces = self.lossless and known and all(token["special"] for token in parts.get("added_tokens") or ())
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        known = [int(i) for i in ids if 0 <= i < self.vocab_size]
-        return str(self.engine.decode(known, skip_special_tokens=False))
+        tokens = [self.engine.id_to_token(int(i)) if 0 <= i < self.vocab_size else None for i in ids]
+        known = [REPLACEMENT if token is None else token for token in tokens]
+        return str(self.engine.decoder.decode(known)) if self.engine.decoder else " ".join(known)
 
 
 def _loss(parts: dict[str, Any]) -> str:

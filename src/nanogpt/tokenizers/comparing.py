@@ -27,9 +27,9 @@ def samples() -> dict[str, dict[str, str]]:
 def compare(tokenizers: Mapping[str, Tokenizer], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Plain values: {"texts": {group: {text: {tokenizer: numbers}}}, "vocabulary": {tokenizer: numbers}}.
 
-    bytes_per_token: of UTF-8. fertility: tokens a word (Rust et al. 2021), None where words have no spaces between.
-    used: different tokens. premium, for languages only: tokens beside those of the same text in English (Petrov et al.
-    2023).
+    bytes_per_token: of UTF-8, None for an empty text. fertility: tokens a word (Rust et al. 2021), None where words
+    have no spaces between. used: different tokens. premium, for languages only: tokens beside those of the same text
+    in English (Petrov et al. 2023).
     vocabulary: its size, and how many different tokens all these texts use.
     """
     used: dict[str, set[int]] = {name: set() for name in tokenizers}
@@ -58,6 +58,6 @@ def _numbers(ids: np.ndarray, text: str, title: str) -> dict[str, Any]:
     words = 0 if title in SPACELESS else len(text.split())
     return {
         "tokens": len(ids),
-        "bytes_per_token": len(text.encode()) / len(ids) if len(ids) else 0.0,
+        "bytes_per_token": len(text.encode()) / len(ids) if len(ids) else None,
         "fertility": len(ids) / words if words else None,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from nanogpt.tokenizers.base import Tokenizer
 from nanogpt.tokenizers.bpe import JsonTokenizer
 from nanogpt.tokenizers.bytepair import BytePair, Merging, read_model, read_ranks, recover_merges
 from nanogpt.tokenizers.bytepair.tokenizer_json import read
+from nanogpt.tokenizers.parsing import from_json
 from nanogpt.tokenizers.ranks import PUBLISHED
 from nanogpt.tokenizers.recipes import TOKENIZERS, published_json
 from nanogpt.tokenizers.tables import ByteTokenizer, read_table
@@ -25,18 +25,13 @@ def open_tokenizer(name: str, by: By = "hand", split: str = "cl100k") -> Tokeniz
     if name == "byte":
         return ByteTokenizer(documents=False)
     path = Path(name).expanduser()
-    if path.suffix in (".model", ".tiktoken"):
+    if path.suffix in (".model", ".tiktoken") and path.is_file():
         made = read_model(path) if path.suffix == ".model" else read_rank_file(path, split)
         return made if by == "hand" else JsonTokenizer(made.json)
     text, where = _json(name, path)
-    try:
-        parts = json.loads(text)
-        if by == "library":
-            return JsonTokenizer(text, parts)
-        found = read_table(parts) or read(parts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, UserError) else "not a tokenizer.json"
-        raise UserError(f"{where}: {reason}") from None
+    if by == "library":
+        return from_json(text, where, lambda parts: JsonTokenizer(text, parts))
+    found = from_json(text, where, lambda parts: read_table(parts) or read(parts))
     if found is None:
         raise UserError(f"{where}: neither byte pairs on bytes nor SentencePiece's on characters; --by library runs it")
     return found
@@ -65,7 +60,7 @@ def _json(name: str, path: Path) -> tuple[str, str]:
         if kind in TOKENIZERS:
             raise UserError(f"{name} learns from a text: nanogpt tokenizer train TEXT -o FILE.json makes a file of it")
         known = nearest(name, [*PUBLISHED, "byte"])
-        raise UserError(f"no tokenizer '{name}'{known}, nor a tokenizer.json, .model or .tiktoken file")
+        raise UserError(f"no tokenizer '{name}'{known}, nor is there such a .json, .model or .tiktoken file")
     with one_line(f"read {path}"):
         try:
             return path.read_text(encoding="utf-8"), str(path)

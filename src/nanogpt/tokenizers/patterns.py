@@ -7,6 +7,9 @@ possessive, and `$` ends a line, so the end of the text is `\z`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 CL100K = (
@@ -36,6 +39,21 @@ def byte_level(pattern: str) -> dict[str, object]:
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, level]}
+
+
+def pattern_of(before: Mapping[str, Any]) -> str | None:
+    """The pattern by which such a pre_tokenizer cuts words; None where it does something else."""
+    steps = before.get("pretokenizers", [before])
+    if [step.get("type") for step in steps] not in (["Split", "ByteLevel"], ["ByteLevel"]):
+        return None
+    level = steps[-1]
+    if level.get("add_prefix_space"):
+        return None
+    if len(steps) == 1:
+        return GPT2 if level.get("use_regex", True) else ""
+    split = steps[0]
+    plain = split.get("behavior") == "Isolated" and not split.get("invert") and not level.get("use_regex", True)
+    return split["pattern"].get("Regex") if plain else None
 
 
 DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}

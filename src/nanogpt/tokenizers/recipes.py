@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from nanogpt.parts import build
 from nanogpt.spec import Spec, parse
 from nanogpt.tokenizers.base import Tokenizer
 from nanogpt.tokenizers.bpe import JsonTokenizer, train_bpe
+from nanogpt.tokenizers.parsing import from_json
 from nanogpt.tokenizers.patterns import PATTERNS
 from nanogpt.tokenizers.ranks import PUBLISHED, published
 from nanogpt.tokenizers.tables import ByteTokenizer, CharTokenizer, read_table
@@ -205,9 +205,4 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 def read_tokenizer(text: str, where: str) -> Tokenizer:
     """The tokenizer that the text of a tokenizer.json says; `where` it is from, for errors."""
-    try:
-        parts = json.loads(text)
-        return read_table(parts) or JsonTokenizer(text, parts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, UserError) else "not a tokenizer.json"
-        raise UserError(f"{where}: {reason}") from None
+    return from_json(text, where, lambda parts: read_table(parts) or JsonTokenizer(text, parts))

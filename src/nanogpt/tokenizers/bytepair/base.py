@@ -15,6 +15,7 @@ from nanogpt.tokenizers.base import REPLACEMENT, Tokenizer, refuse_surrogates
 from nanogpt.tokenizers.bytepair.learn import Merge
 from nanogpt.tokenizers.bytepair.merge import merge_word
 from nanogpt.tokenizers.bytepair.words import around_specials
+from nanogpt.tokenizers.parsing import check_ids
 
 REMEMBERED, LONG = 500_000, 64
 """Words that are remembered, and the characters above which one is not."""
@@ -39,6 +40,8 @@ class Remembered(dict[str, list[int]]):
 class Merging(Tokenizer):
     """What tokenizers of merges have in common. A subclass says what words are, and what symbols a word begins as."""
 
+    in_pieces = False  # not every pattern allows it, and here it would gain nothing
+
     def __init__(
         self,
         tokens: Mapping[int, bytes],
@@ -48,6 +51,7 @@ class Merging(Tokenizer):
     ) -> None:
         """tokens: the bytes of each id, without the specials. merges: in order. ranks: of the merges, where some are
         equal; else each has its own."""
+        check_ids(specials.items())
         if taken := next((name for name, i in specials.items() if i in tokens), None):
             raise UserError(
                 f"the special token {taken!r} has the id {specials[taken]}, which is {tokens[specials[taken]]!r}"
@@ -73,11 +77,6 @@ class Merging(Tokenizer):
         from nanogpt.tokenizers.bytepair.tokenizer_json import write
 
         return write(self)
-
-    def encode(self, text: str) -> np.ndarray:
-        """int32 ids. What looks like a special token in the text is text. It is not cut in pieces, as the library's is:
-        not every pattern allows that, and a word may be longer than a piece."""
-        return self.encode_batch([text])[0]
 
     def encode_word(self, word: str) -> list[int]:
         return merge_word(self.symbols(word), self.ranks, self.made)
@@ -108,7 +107,8 @@ class Merging(Tokenizer):
         allow = set(self.specials) if allowed == "all" else set(allowed)
         refuse = set(self.specials) - allow if disallowed == "all" else set(disallowed)
         for name in allow - set(self.specials):
-            raise UserError(f"no special token {name!r}{nearest(name, self.specials)}")
+            there = nearest(name, self.specials) if self.specials else "; it has none"
+            raise UserError(f"no special token {name!r}{there}")
         for part in around_specials(refuse)(text)[1::2]:
             raise UserError(
                 f"the text holds the special token {part!r}, at character {text.index(part)}: allow it, which makes "

@@ -9,7 +9,7 @@ import numpy as np
 from nanogpt.errors import UserError
 from nanogpt.tokenizers.base import EOT
 from nanogpt.tokenizers.bytepair.base import Merging
-from nanogpt.tokenizers.bytepair.learn import Merge, Tie, learn
+from nanogpt.tokenizers.bytepair.learn import BYTES, Merge, Tie, learn
 from nanogpt.tokenizers.bytepair.words import count_words, splitter
 
 
@@ -42,8 +42,11 @@ class BytePair(Merging):
     ) -> BytePair:
         """Learn from texts. size: tokens altogether: 256 bytes, merges, specials, which come last."""
         names = list(dict.fromkeys(specials))
-        counts = count_words(texts, pattern, names)
-        tokens, merges = learn({word.encode(): n for word, n in counts.items()}, size - len(names), tie)
+        if names and size < BYTES + len(names):
+            many = f"the {BYTES} bytes and {len(names)} special token{'s' * (len(names) > 1)}"
+            raise UserError(f"vocab_size={size}: {many} are more; nearest: {BYTES + len(names)}")
+        words = {word.encode(): n for word, n in count_words(texts, pattern, names).items()}
+        tokens, merges = learn(words, size - len(names), tie)
         return cls(dict(enumerate(tokens)), merges, pattern, {name: len(tokens) + i for i, name in enumerate(names)})
 
     def words(self, text: str, begins: bool = True) -> list[str]:

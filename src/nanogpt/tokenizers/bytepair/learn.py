@@ -85,15 +85,16 @@ class Text:
     """All different words in one array, and for each symbol its neighbours and how often its word occurs."""
 
     def __init__(self, words: Mapping[bytes, int]) -> None:
-        lengths = np.fromiter(map(len, words), np.int64, len(words))
-        word = np.repeat(np.arange(len(words)), lengths)
-        at = np.arange(len(word)) + word + 1  # one END before each word
+        lengths = np.fromiter(map(len, words), np.int32, len(words))
+        word = np.repeat(np.arange(len(words), dtype=np.int32), lengths)
+        at = np.arange(len(word), dtype=np.int32) + word + 1  # one END before each word
         self.ids = np.full(len(word) + len(words) + 1, END, np.int32)
         self.ids[at] = np.frombuffer(b"".join(words), np.uint8)
         self.times = np.zeros(len(self.ids))
         self.times[at] = np.fromiter(words.values(), np.float64, len(words))[word]
-        self.left, self.right = np.arange(len(self.ids)) - 1, np.arange(len(self.ids)) + 1
-        order = np.argsort(self.ids, kind="stable")
+        here = np.arange(len(self.ids), dtype=np.int32)
+        self.left, self.right = here - 1, here + 1
+        order = np.argsort(self.ids.astype(np.int16), kind="stable").astype(np.int32)  # of 16 bits it is a radix sort
         self.where = dict(enumerate(np.split(order, np.searchsorted(self.ids[order], range(BYTES + 1)))[1:-1]))
 
     def pairs(self) -> dict[tuple[int, int], int]:

@@ -21,7 +21,7 @@ from nanogpt.tokenizers.bytepair.sentence_piece import (
     Piece,
     SentencePiece,
 )
-from nanogpt.tokenizers.patterns import DECODER, GPT2, PATTERNS, byte_level
+from nanogpt.tokenizers.patterns import DECODER, PATTERNS, byte_level, pattern_of
 from nanogpt.tokenizers.scores import is_byte
 from nanogpt.tokenizers.tables import BPE, byte_symbols, file_json
 
@@ -75,28 +75,13 @@ def _write_bytes(tokenizer: Merging) -> str:
 
 
 def _read_bytes(parts: Mapping[str, Any], merges: list[Merge]) -> BytePair | None:
-    pattern, added = _pattern(parts.get("pre_tokenizer") or {}), _added(parts)
+    pattern, added = pattern_of(parts.get("pre_tokenizer") or {}), _added(parts)
     if pattern is None or parts.get("normalizer") or added is None:
         return None
     model = parts["model"]
     vocab = {name: i for name, i in model["vocab"].items() if name not in added}
     tokens = {i: bytes([BYTES[symbol] for symbol in name]) for name, i in vocab.items()}
     return BytePair(tokens, merges, pattern, added, whole=bool(model.get("ignore_merges")))
-
-
-def _pattern(before: Mapping[str, Any]) -> str | None:
-    """The pattern by which words are cut; None where something else is done."""
-    steps = before.get("pretokenizers", [before])
-    if [step.get("type") for step in steps] not in (["Split", "ByteLevel"], ["ByteLevel"]):
-        return None
-    level = steps[-1]
-    if level.get("add_prefix_space"):
-        return None
-    if len(steps) == 1:
-        return GPT2 if level.get("use_regex", True) else ""
-    split = steps[0]
-    plain = split.get("behavior") == "Isolated" and not split.get("invert") and not level.get("use_regex", True)
-    return split["pattern"].get("Regex") if plain else None
 
 
 def _added(parts: Mapping[str, Any]) -> dict[str, int] | None:

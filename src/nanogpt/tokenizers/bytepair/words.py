@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import compress, islice
 
+import numpy as np
 import regex
 
 from nanogpt.errors import UserError
 from nanogpt.tokenizers.base import refuse_surrogates
 from nanogpt.tokenizers.patterns import PATTERNS
 
-MOST_WORDS = 500_000
-"""Different words that are counted. Beyond it the rarest are forgotten: so memory has a bound, whatever the text."""
+MOST = 8_000_000
+"""Bytes of all different words that are counted, with one more for each. Beyond it the rarest are forgotten: so memory
+has a bound, whatever the text."""
 
 Split = Callable[[str], list[str]]
 
@@ -35,9 +38,10 @@ def splitter(pattern: str) -> Split:
         raise UserError(f"split={pattern}: \\h is a hexadecimal digit to Oniguruma and a space to others; write it out")
     try:  # Oniguruma's end of the text, \z, is Python's \Z; and its ^ and $ are those of each line
         compiled = regex.compile(PATTERNS.get(pattern, pattern).replace(r"\z", r"\Z"), regex.MULTILINE)
-    except regex.error as error:
+    except (regex.error, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UserError(
-            f"split={pattern}: not one of {', '.join(PATTERNS)}, nor a regular expression ({error})"
+            f"split={pattern}: not one of {', '.join(PATTERNS)}, nor a regular expression ({reason})"
         ) from None
 
     def split(text: str) -> list[str]:
@@ -67,23 +71,39 @@ def around_specials(specials: Iterable[str]) -> Split:
     return lambda text: between.split(text)
 
 
-def count_words(
-    texts: Iterable[str], pattern: str, specials: Sequence[str] = (), most: int = MOST_WORDS
-) -> Counter[str]:
+def count_words(texts: Iterable[str], pattern: str, specials: Sequence[str] = (), most: int = MOST) -> Counter[str]:
     """How often each word stands in the texts, which may come in pieces (`nanogpt.data.text`): memory stays flat.
 
-    specials: the text is cut there, and they are not counted. most: when there are more different words than these,
-    those seen least are forgotten (lossy counting, Manku and Motwani 2002): a rare word may be counted too low then.
+    specials: the text is cut there, and they are not counted. most: where the different words have more bytes than
+    these, the rarest half is forgotten and counting goes on (as in lossy counting, Manku and Motwani 2002): a word
+    that is rare everywhere may be counted too low then, or not at all.
     """
     split, cut, special = splitter(pattern), around_specials(specials), set(specials)
     counts: Counter[str] = Counter()
+    size = 0
     for text in texts:
         refuse_surrogates(text)
+        before = len(counts)
         for part in cut(text):
             if part not in special:
                 counts.update(split(part))
-        least = 1
-        while len(counts) > most:
-            counts = Counter({word: n for word, n in counts.items() if n > least})
-            least += 1
+        size += _size(islice(reversed(counts), len(counts) - before))  # a dict's newest keys are its last
+        if size > most:
+            counts = _most_frequent(counts, most // 2)
+            size = _size(counts)
     return counts
+
+
+def _size(words: Iterable[str]) -> int:
+    return len("".join(f"{word}\n" for word in words).encode())
+
+
+def _most_frequent(counts: Counter[str], size: int) -> Counter[str]:
+    """The words seen most, as many as have so many bytes. Where all are equally rare, the oldest."""
+    times = np.fromiter(counts.values(), np.int64, len(counts))
+    sizes = np.fromiter((len(word.encode()) + 1 for word in counts), np.int64, len(counts))
+    order = np.argsort(-times, kind="stable")
+    fit = np.cumsum(sizes[order]) <= size
+    kept = np.zeros(len(counts), bool)
+    kept[order[fit]] = True
+    return Counter(dict(compress(counts.items(), kept)))
