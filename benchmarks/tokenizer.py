@@ -1,19 +1,17 @@
 """The byte-pair tokenizer written by hand beside `tokenizers`, tiktoken and sentencepiece: the same ids, in which time.
 
-    python benchmarks/tokenizer.py --data DATA                 learning and encoding, in turn
-    python benchmarks/tokenizer.py --data DATA --large 2e9     learning from so many bytes, and the most memory taken
+    python benchmarks/tokenizer.py --data DATA      learning and encoding, in turn
 
 DATA is a folder with corpora/peps.txt, corpora/tinyshakespeare.txt and the vocabularies (NANOGPT_DATA by default). Each
 round runs every peer once; medians are compared. What they answer is compared too: a time for other ids is none.
+`tokenizer_memory.py` is about files that do not fit into memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ import tiktoken
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from nanogpt.data.text import cut, in_pieces, read
+from nanogpt.data.text import cut
 from nanogpt.tokenizers.bpe import JsonTokenizer
 from nanogpt.tokenizers.bytepair import BytePair
 from nanogpt.tokenizers.opening import open_tokenizer
@@ -33,6 +31,7 @@ from nanogpt.tokenizers.ranks import PUBLISHED
 from nanogpt.tokenizers.tables import byte_symbols
 
 SYMBOLS = byte_symbols()
+SHORT = "tinyshakespeare.txt"
 
 
 def by_library(text: str, size: int, pattern: str) -> list[list[str]]:
@@ -113,48 +112,21 @@ def _tiktoken(name: str) -> tiktoken.Encoding:
     return tiktoken.Encoding(name, pat_str=known.pattern, mergeable_ranks=ranks, special_tokens=known.specials)
 
 
-def large(source: Path, size: int, n_bytes: float) -> dict[str, Any]:
-    """Learning from so many bytes: the text over and over, with a new word in each line: words do not run out."""
-    block = source.read_bytes().splitlines(keepends=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "large.txt"
-        with path.open("wb") as file:
-            written = number = 0
-            while written < n_bytes:
-                lines = b"".join(b"%s %s" % (base64.b32encode(b"%d" % (number + n)).rstrip(b"="), line)
-                                 for n, line in enumerate(block))  # fmt: skip
-                number += len(block)
-                written += file.write(lines)
-        started = time.perf_counter()
-        before = measure._resident()
-        peak = measure.peak_memory(lambda: BytePair.train(in_pieces(read(path)), size, "gpt2"))
-        seconds = time.perf_counter() - started
-    return {
-        "bytes": written,
-        "seconds": round(seconds, 1),
-        "before_mb": round(before / 1e6),
-        "peak_mb": round(peak / 1e6),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("NANOGPT_DATA", "../shared/data")))
     parser.add_argument("--size", type=int, default=8192)
     parser.add_argument("--pattern", default="gpt2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", type=float, default=0.0, help="learn from so many bytes instead")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     os.environ["NANOGPT_DATA"] = str(args.data)
-    peps = args.data / "corpora" / "peps.txt"
-    if args.large:
-        measure.emit(large(peps, args.size, args.large), args.json)
-        return
-    text = peps.read_text(encoding="utf-8")
-    result: dict[str, Any] = {"learning": learning(text, args.size, args.pattern, args.rounds)}
-    measure.say(f"learning {result['learning']}")
-    short = (args.data / "corpora" / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    long, short = ((args.data / "corpora" / name).read_text(encoding="utf-8") for name in ("peps.txt", SHORT))
+    result: dict[str, Any] = {}
+    for size, text in ((args.size, long), (512, short)):
+        key = f"learning {size} from {len(text.encode()) / 1e6:.1f} MB"
+        result[key] = learning(text, size, args.pattern, args.rounds)
+        measure.say(f"{key} {result[key]}")
     for name in ("gpt2", "cl100k_base", "o200k_base", "llama2"):
         result[name] = encoding(name, args.data, short, args.rounds)
         measure.say(f"{name} {result[name]}")

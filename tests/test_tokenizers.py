@@ -300,6 +300,17 @@ def test_a_token_of_two_ids_and_a_file_nested_too_deeply(tmp_path: Path) -> None
             load_tokenizer(path)
 
 
+def test_what_the_library_panics_at_or_cannot_encode_is_said_in_one_line() -> None:
+    parts = json.loads(made("bpe(vocab_size=300)").json)
+    odd = [{"type": "Precompiled"}, {"type": "Lowercase"}]  # without its table
+    with pytest.raises(UserError, match=r"not a tokenizer\.json: "):
+        load(json.dumps(parts | {"normalizer": {"type": "Sequence", "normalizers": odd}}))
+    words = json.loads(make_tokenizer("words", lambda: iter(["a b"]), False).json)
+    words["model"]["unk_token"] = "nowhere"
+    with pytest.raises(UserError, match=r"cannot encode this text: .*UNK"):
+        load(json.dumps(words)).encode("c")
+
+
 def test_a_file_that_is_not_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_bytes(b"\xff\xfe\0")
     with pytest.raises(UserError, match="it is not text"):

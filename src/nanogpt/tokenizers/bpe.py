@@ -31,7 +31,9 @@ class JsonTokenizer(Tokenizer):
         self.json = text
         try:
             self.engine = Engine.from_str(text)
-        except Exception as error:  # the library raises plain Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises plain Exception, and none at all where it panics
             raise UserError(f"not a tokenizer.json: {error}") from None
         self.engine.encode_special_tokens = True  # "<|endoftext|>" in a text is text
         self.engine.no_truncation()
@@ -46,7 +48,10 @@ class JsonTokenizer(Tokenizer):
         self.in_pieces = self.lossless and known and all(token["special"] for token in parts.get("added_tokens") or ())
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # as where a word is unknown, and there is no token for those
+            raise UserError(f"the tokenizer cannot encode this text: {error}") from None
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
