@@ -121,6 +121,7 @@ def test_pages_open_offline_and_escape_what_they_show(mine: Path, tmp_path: Path
 
 def test_a_word_forms_merge_by_merge(mine: Path) -> None:
     page = tokens_page({"mine": open_tokenizer(str(mine))}, " return")
+    assert "<code>·return</code>" in page
     rows = page.split("<ol>")[1].split("</ol>")[0].split("<li")[1:]
     assert [row.count('class="t ') for row in rows] == [7, 6, 5, 4, 3, 2, 1]
     assert [row.count(" new") for row in rows] == [0, 1, 1, 1, 1, 1, 1]

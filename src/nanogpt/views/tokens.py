@@ -13,7 +13,7 @@ from string import Template
 
 from nanogpt.files import one_line, write_whole
 from nanogpt.tokenizers import Tokenizer
-from nanogpt.tokenizers.pieces import shown, steps
+from nanogpt.tokenizers.pieces import shown, steps, visible
 from nanogpt.tokenizers.questions import QUESTIONS
 
 COLOURS = 5
@@ -90,7 +90,7 @@ def _word(word: str, rows: Sequence[Sequence[str]]) -> str:
     for before, row in zip([rows[0], *rows], rows, strict=False):
         new = next((n for n, (a, b) in enumerate(zip(before, row, strict=False)) if a != b), -1)
         items.append(f'<li class="tokens">{_spans(row, new=new)}</li>')
-    label = escape(word.strip() or "spaces")
+    label = escape(visible(word.encode()))
     slider = f'<input type="range" min="0" aria-label="merges of {label}">'
     control = f"<label><code>{label}</code> {slider} <output></output></label>"
     return f'<div class="forming">{control}<ol>{"".join(items)}</ol></div>'
