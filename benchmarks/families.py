@@ -199,6 +199,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| {family} | {size} | {row['logits']:.1e} | {row['same_tokens']} of {TOKENS} | {' | '.join(cells)} |"
         )
+    if missing := sorted(set(first_presets()) - set(rows)):
+        lines += ["", f"Not measured: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
