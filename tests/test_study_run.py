@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -139,6 +140,23 @@ def test_a_study_killed_ten_times_ends_in_the_same_report(whole: Study, text: st
 def _things(folder: Path) -> int:
     """Grows whenever a run begins, logs or ends."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "plan.json")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_what_is_at_work_and_leaves_nobody_behind(text: str, tmp_path: Path) -> None:
+    """Its first checkpoint of its own would come after 10,000 steps."""
+    long = [*plan_of(text).set, "train.steps=100000", "train.eval_every=10000", "train.checkpoint_every=10000"]
+    study = Study.begin(plan_of(text, sweep=None, set=long), tmp_path, 1, 1)
+    job = study.fixed.job("without", 1, None)
+    run, started = Run(Path(job.folder) / job.name), time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", GO, str(study.path)], stderr=subprocess.DEVNULL) as process:
+        while not (run.path / "metrics.jsonl").exists() and time.monotonic() - started < 100:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0
+    assert run.last() is not None
+    with run.held():
+        assert run.metrics()[-1]["step"] < 10000
 
 
 @pytest.mark.slow
