@@ -32,4 +32,4 @@ def test_fast_shakespeare_learns_within_a_few_steps(tmp_path: Path) -> None:
     text.write_text("".join(f"{n} times {n} is {n * n}, and that is all.\n" for n in range(800)))
     overrides = [f"data.corpus={text}", "train.steps=12", "train.eval_every=12", "train.batch=4", "train.threads=1"]
     row = train(compose("fast-shakespeare", overrides), out=tmp_path / "runs", quiet=True).row
-    assert row["val/loss"] < 2.0, row  # a uniform guess is 3.3; three seeds had 1.19 to 1.27
+    assert row["val/loss"] < 2.0, row  # a uniform guess is 3.3
