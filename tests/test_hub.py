@@ -192,10 +192,11 @@ def test_compare_finds_the_layer_where_two_models_part() -> None:
     assert (same.logits, same.parted, same.same_choice) == (0.0, None, 1.0)
     with torch.no_grad():
         b.get_parameter("blocks.2.ffn.out.weight").mul_(1.1)
+        expected = (a(x) - b(x)).abs().max().item()
     apart = compare.compare_models(a, b, x)
     assert apart.parted == "blocks.2"
     assert apart.layers["blocks.1"] == 0
-    assert apart.logits == pytest.approx((a(x) - b(x)).abs().max().item())
+    assert apart.logits == pytest.approx(expected)
 
 
 def test_compare_reads_runs_and_folders(folder: Path, tmp_path: Path) -> None:
