@@ -258,18 +258,6 @@ def bf16(x: torch.Tensor) -> np.ndarray:
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-@pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("shape", [(16, 7), (64, 33), (80, 1), (35, 16), (1, 5)])
-def test_one_row_in_parts_is_the_plain_product(shape: tuple[int, int]) -> None:
-    layer = torch.nn.Linear(shape[1], shape[0])
-    x = torch.randn(1, 1, shape[1])
-    with torch.no_grad():
-        y = prepared(layer)(x)
-        expected = x.double().numpy() @ layer.weight.double().numpy().T + layer.bias.double().numpy()
-    assert y.shape == (1, 1, shape[0])
-    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5)
-
-
 def int8(weight: torch.Tensor) -> np.ndarray:
     """Each row as whole numbers of steps, 127 of which are its largest number, the step in bf16."""
     steps = bf16(weight.abs().amax(1, keepdim=True) / 127)

@@ -2,8 +2,7 @@
 
 Each token reads every weight once, so what a token takes is the time to read them from memory, and fewer bytes are
 faster. On a CPU the products of F.linear are not made for this: for one row Intel's MKL takes one core, and on other
-makers' CPUs it leaves AVX-512 unused. Its products in batches do neither, nor does oneDNN, which PyTorch brings along
-(docs/performance.md).
+makers' CPUs it leaves AVX-512 unused. oneDNN, which PyTorch brings along, does neither (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -29,8 +28,6 @@ FEW = 16
 """Rows of a usual batch: weights are laid out for so many, and a matrix too small for them is left alone."""
 PACK_FROM = 8
 """Products of several rows from which on fp32 weights are laid out anew, which costs about as much as 20 of them."""
-PARTS = 16
-"""Parts of a matrix that one row is multiplied by: enough for threads to share them evenly."""
 STEP = 16
 """Numbers of a row that the int8 product reads at once, beyond the row's end if need be."""
 
@@ -113,15 +110,11 @@ class Product:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight, self._calls = weight, 0
-        self._parts = _parts(weight)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if self.weight.numel() * max(rows, FREE) < WORTH * FREE or x.dtype != torch.float32:
             return F.linear(x, self.weight, bias)
-        if rows == 1 and self._parts is not None:
-            y = torch.bmm(self._parts, x.reshape(-1, 1).expand(PARTS, -1, 1)).view(*x.shape[:-1], -1)
-            return y if bias is None else y + bias
         self._calls += rows > 1
         if self._calls == PACK_FROM:
             self.weight = _packed(self.weight)
@@ -182,15 +175,6 @@ class Joint:
             self._seen, self._version = weakref.ref(x), x._version
         y = self._left.pop(number)
         return y if bias is None else y + bias
-
-
-def _parts(weight: Tensor) -> Tensor | None:
-    """The rows of a matrix in equal parts: one row times them as a batch is the product for which MKL has all threads
-    and AVX-512 (docs/performance.md). None where there is no MKL, or where the parts come out uneven."""
-    suits = weight.dtype == torch.float32 and weight.is_contiguous() and len(weight) % PARTS == 0
-    if not (suits and torch.backends.mkl.is_available()):
-        return None
-    return weight.view(PARTS, -1, weight.shape[1])
 
 
 def _has_onednn() -> bool:
