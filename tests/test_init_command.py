@@ -336,6 +336,12 @@ def test_the_screen(corpus: Path) -> None:
     assert "next:" not in well
 
 
+def test_a_stream_whose_growth_no_theory_predicts(corpus: Path) -> None:
+    embed = "model.embed=hashed(tokens=3, rows=50, forget=0.5, norm=layernorm(bias=none))"
+    done = nanogpt("init", "gpt-64", embed, "model.layout=pre(dropout=0.15)", *SMALL, cwd=corpus)
+    assert "the residual stream" in done.stdout and "-fold (theory" not in done.stdout
+
+
 def test_what_cannot_be_looked_at(corpus: Path) -> None:
     for arguments, words in (
         (["bigram", *SMALL[:2], "model.init=kaimin"], "kaiming"),

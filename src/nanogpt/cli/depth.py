@@ -146,9 +146,8 @@ def _facts(found: Mapping[str, Any]) -> Iterator[str]:
         yield "no gradient comes below the head yet: it starts at zero, on purpose, and the first step moves it alone"
     depth = [rows[name] for name in found["depth"]]
     if found["residual"] and len(depth) > 1 and depth[0]["variance"] and depth[-1]["variance"]:
-        theory = f" (theory {depth[-1]['variance_predicted'] / depth[0]['variance_predicted']:.3g})" * bool(
-            depth[0]["variance_predicted"] and depth[-1]["variance_predicted"]
-        )
+        first, last = (depth[place]["variance_predicted"] for place in (0, -1))
+        theory = f" (theory {last / first:.3g})" if first and last else ""
         grown = depth[-1]["variance"] / depth[0]["variance"]
         yield (
             f"the residual stream's variance grows {grown:.3g}-fold{theory} from the first layer to the last; branches "
@@ -158,8 +157,8 @@ def _facts(found: Mapping[str, Any]) -> Iterator[str]:
         )
     heads = [(row["entropy"], row["entropy_predicted"]) for row in found["modules"] if row["entropy"] is not None]
     if heads:
-        least, theory = min(heads, key=lambda pair: pair[0])
-        predicted = f" (theory {theory:.2f})" if theory is not None else ""
+        least, expected = min(heads, key=lambda pair: pair[0])
+        predicted = f" (theory {expected:.2f})" if expected is not None else ""
         yield f"attention is spread over tokens: its entropy is at least {least:.2f} nats{predicted} in every layer"
 
 
