@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogpt.kernels.causal import BLOCK, LONGEST, attend_causally, suits
+from nanogpt.kernels.causal import BLOCK, LONGEST, NARROWEST, attend_causally, suits
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -63,10 +63,15 @@ def test_later_tokens_change_nothing() -> None:
     assert torch.equal(low[2][:, :, :1], before[:, :, :1])  # the first token sees itself only
 
 
-def test_blocks_are_for_bf16_on_a_cpu_up_to_a_length() -> None:
-    def q(T: int, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Tensor:
-        return torch.empty(1, 1, T, 8, dtype=dtype, device=device)
+def test_where_blocks_are_taken() -> None:
+    def q(T: int, E: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+        return torch.empty(1, 1, T, E, dtype=dtype, device=device)
 
-    assert suits(q(2)) and suits(q(LONGEST))
-    assert not suits(q(1)) and not suits(q(LONGEST + 1))
-    assert not suits(q(8, torch.float32)) and not suits(q(8, device="meta"))
+    for dtype, longest in LONGEST.items():
+        assert suits(q(2, 64, dtype)) and suits(q(longest, 64, dtype))
+        assert not suits(q(1, 64, dtype)) and not suits(q(longest + 1, 64, dtype))
+        assert not suits(q(8, 64, dtype, device="meta"))
+    assert suits(q(8, 8, torch.bfloat16)) and not suits(q(8, NARROWEST - 1, torch.float32))
+    assert not suits(q(8, 64, torch.float64))
+    with torch.no_grad():
+        assert suits(q(8, 64, torch.bfloat16)) and not suits(q(8, 64, torch.float32))

@@ -1,7 +1,8 @@
-"""Plain causal attention in bf16 on a CPU, as batched products of blocks.
+"""Plain causal attention on a CPU, as batched products of blocks.
 
-torch's fused kernel for CPUs works through fp32 products there: at (64, 6, 256, 64) it took 155 ms forward and
-backward, this 54 (docs/LOG.md). B batch, H heads, T tokens, E head_dim, N = B H rows of one head.
+torch's fused kernel for CPUs works through fp32 products whatever the dtype: in bf16 at (64, 6, 256, 64) it took 155 ms
+forward and backward, this 54. In fp32 its backward pass is the slow part: 59 ms at (4, 9, 512, 64), this 43
+(docs/LOG.md). B batch, H heads, T tokens, E head_dim, N = B H rows of one head.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from torch import Tensor
 
 BLOCK = 64
 """Queries in one product: what lies above the diagonal is then hardly calculated, and a block stays in the cache."""
-LONGEST = 1024
+LONGEST = {torch.bfloat16: 1024, torch.float32: 512}
 """Weights are kept for the backward pass, T^2 / 2 for each head: beyond this the fused kernel, which keeps none."""
+NARROWEST = 32
+"""Numbers of a head from which on blocks are faster in fp32."""
 
 
 def suits(q_BHTE: Tensor) -> bool:
     """Whether blocks are faster than torch's fused kernel here."""
-    return q_BHTE.device.type == "cpu" and q_BHTE.dtype == torch.bfloat16 and 1 < q_BHTE.shape[2] <= LONGEST
+    T, E = q_BHTE.shape[2:]
+    if q_BHTE.device.type != "cpu" or not 1 < T <= LONGEST.get(q_BHTE.dtype, 0):
+        return False
+    both_ways = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return q_BHTE.dtype == torch.bfloat16 or (E >= NARROWEST and both_ways)
 
 
 def attend_causally(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, scale: float) -> Tensor:
