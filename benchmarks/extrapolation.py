@@ -131,7 +131,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 } .grid { stroke: #d0d7de
 .learned { --c: #57606a } .sinusoidal { --c: #9a6700 } .none { --c: #0072b2 } .rotary { --c: #d55e00 }
 .alibi { --c: #007a5a } .t5 { --c: #a8437f }
 .line { fill: none; stroke: var(--c); stroke-width: 2 } .mark { fill: var(--c); stroke: none }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .grid { stroke: #3d444d }
 .learned { --c: #adb5bd } .sinusoidal { --c: #e3b341 } .none { --c: #56b4e9 } .rotary { --c: #ff8c42 }
 .alibi { --c: #2ecc9b } .t5 { --c: #f08cc0 }

@@ -102,7 +102,7 @@ def _sheet() -> str:
 text {{ font: 13px system-ui, sans-serif; fill: #1f2328 }} .title {{ font-weight: 600 }} .grid {{ stroke: #d0d7de }}
 {light}
 .line {{ fill: none; stroke: var(--c); stroke-width: 2 }} .mark {{ fill: var(--c) }}
-@media (prefers-color-scheme: dark) {{
+@media screen and (prefers-color-scheme: dark) {{
 text {{ fill: #e6edf3 }} .grid {{ stroke: #3d444d }}
 {dark}
 }}"""

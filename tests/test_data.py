@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import DataConfig
@@ -19,6 +20,11 @@ from nanogpt.data import corpus as corpus_module
 from nanogpt.data.text import PIECE, between, cut, in_pieces, whole
 from nanogpt.errors import UserError
 from nanogpt.tokenizers import Tokenizer, make_tokenizer, tokenizer_for
+from nanogpt.tokenizers.bpe import JsonTokenizer
+from nanogpt.tokenizers.bytepair import BytePair
+from nanogpt.tokenizers.opening import open_tokenizer
+from nanogpt.tokenizers.tables import ByteTokenizer
+from tests.vocabularies import ANY_TEXT
 
 
 def opened(corpus: Any, **fields: Any) -> Corpus:
@@ -292,6 +298,74 @@ def test_documents_between_separators(text: str, chunk: int, piece: int, separat
     assert not current
     wanted = [d.strip("\r\n") for d in text.split(separator)]
     assert [d.strip("\r\n") for d in found if d.strip("\r\n")] == [d for d in wanted if d]
+
+
+LONG_TEXT = st.lists(ANY_TEXT, min_size=4, max_size=12).map("".join)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(data_dir: Path) -> dict[str, Tokenizer]:
+    """Kinds that mind where a text is cut: a space before each text, a pattern of one's own, composed characters."""
+    words = ["one word, and another; cafe\u0301 1200 "] * 9
+    composing = json.loads(BytePair.train(words, 300, "gpt2").json) | {"normalizer": {"type": "NFC"}}
+    found = {
+        "llama2": open_tokenizer(str(data_dir / "tokenizers/llama2/tokenizer.model"), by="library"),
+        "sentences": JsonTokenizer(BytePair.train(words, 300, r"[^.]+|\.").json),
+        "composing": JsonTokenizer(json.dumps(composing)),
+        "words": make_tokenizer("words(min_count=2)", lambda: iter(words), False),
+    }
+    return {**found, "by hand": open_tokenizer(str(data_dir / "tokenizers/llama2/tokenizer.model"))}
+
+
+@pytest.mark.parametrize("name", ["llama2", "sentences", "composing", "words", "by hand"])
+@settings(max_examples=60, deadline=None)
+@given(text=LONG_TEXT, piece=st.integers(40, 200), documents=st.booleans())
+@example(
+    text="First Citizen:\nBefore we  proceed, hear me speak.\n\nAll:\nSpeak, speak. " * 9, piece=40, documents=False
+)
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(
+    name: str, text: str, piece: int, documents: bool, tokenizers: dict[str, Tokenizer]
+) -> None:
+    tokenizer = tokenizers[name]
+    expected = tokenizer.encode(text).tolist()
+    assume(expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanogpt.data.text.PIECE", piece)
+        pieces = [(part, ends and documents) for part, ends in whole(chunked(text, piece))]
+        patch.setattr("nanogpt.data.shards.NEAR", 32)
+        sha256 = hashlib.sha256(repr((pieces, name)).encode()).hexdigest()
+        corpus = Corpus("drawn", "drawn", sha256, documents, "stream", "all", {"train": lambda: iter(pieces)})
+        tokens = prepare(corpus, tokenizer, "stream")["train"]
+    ends = [tokenizer.eot] if documents and tokenizer.eot is not None else []
+    assert tokens.ids.tolist() == [*ends, *expected, *ends]
+    assert tokens.n_bytes == len(text.encode())
+
+
+def test_a_text_of_which_a_tokenizer_keeps_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "blank.txt"
+    path.write_text(" \n" * 1000)
+    words = make_tokenizer("words(min_count=1)", lambda: iter(["one"]), False)
+    with pytest.raises(UserError, match=r"blank\.txt: the \w+ split has no text"):
+        prepare(opened(path), words, "stream")
+
+
+def test_a_text_that_can_be_cut_nowhere_is_held_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0
+
+    class Whole(ByteTokenizer):
+        """Says how long a text is, so that no cut leaves it as it was."""
+
+        def _encode(self, texts: list[str]) -> list[np.ndarray]:
+            nonlocal longest
+            longest = max(longest, *map(len, texts))
+            return [np.array([len(text) % 251, *text.encode()]) for text in texts]
+
+    monkeypatch.setattr("nanogpt.data.text.PIECE", 100)
+    monkeypatch.setattr("nanogpt.data.shards.AT_ONCE", 1000)
+    parts = {"train": lambda: ((text, False) for text in in_pieces(chunked("word " * 2000, 10)))}
+    corpus = Corpus("long", "long", "0" * 64, False, "stream", "all", parts)
+    tokens = prepare(corpus, Whole(documents=False), "stream")["train"]
+    assert tokens.n_bytes == 10_000 and len(tokens) < 10_011 and longest <= 2 * 1024
 
 
 def test_a_stream_without_a_safe_place_is_cut_somewhere_and_a_text_is_not() -> None:

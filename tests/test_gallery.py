@@ -243,7 +243,7 @@ def test_a_drawing_is_whole(name: str) -> None:
     assert f"{facts['total_parameters']:,} parameters" in said
     small = [node.text or "" for node in root.iter() if node.get("class") == "small mid"]
     assert small and max(map(len, small)) <= WIDE
-    assert "prefers-color-scheme:dark" in drawn
+    assert "@media screen and (prefers-color-scheme:dark)" in drawn  # paper is light
     for kind in facts["kinds"][:1]:
         for box in ("mixer", "ffn"):
             assert box not in kind["boxes"] or kind["boxes"][box]["part"] in ("none", *said.split())

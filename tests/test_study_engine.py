@@ -163,6 +163,18 @@ def test_claims_compare_groups_and_spreads() -> None:
     assert spread.differences == (1.0 - 0.5, 3.0 - 0.0)
 
 
+def test_one_more_seed_is_said_as_one() -> None:
+    """Differences that come nearer and nearer to what three seeds can tell."""
+    plan, said = plan_of(seeds=3, margin=0.05), set()
+    for shift in np.linspace(0.03, 0.2, 200):
+        losses = {"a": {1: 2.0, 2: 2.0, 3: 2.0}, "b": {1: 2 + shift - 0.03, 2: 2 + shift, 3: 2 + shift + 0.03}}
+        one = decide(plan, arms_against_control(plan), losses)[0]
+        if one.word == UNKNOWN:
+            assert f"({one.more_seeds} more seed{'' if one.more_seeds == 1 else 's'})" in one.sentence
+            said.add(one.more_seeds)
+    assert {1, 2} <= said
+
+
 def test_more_seeds_are_asked_for_until_they_settle_it() -> None:
     """The number that "cannot tell yet" names finds what was seen, with the planned power."""
     plan = plan_of(seeds=3, margin=0.05)

@@ -78,7 +78,7 @@ text{fill:#222;font-size:13px}.title{font-size:24px;font-weight:600}.small{font-
 .frame{fill:none;stroke:#8a949e;stroke-dasharray:5 4}
 .line{fill:none;stroke:#444;stroke-width:1.6}.join{fill:#fff;stroke:#444;stroke-width:1.6}
 .letter{fill:#fff;font-weight:600}
-@media (prefers-color-scheme:dark){svg{background:#15181c}text{fill:#e6e6e6}.small{fill:#a9b2bb}
+@media screen and (prefers-color-scheme:dark){svg{background:#15181c}text{fill:#e6e6e6}.small{fill:#a9b2bb}
 .box{fill:#242a31;stroke:#6b7682}.norm{fill:#33301f}.frame{stroke:#6b7682}.line{stroke:#c8ccd0}
 .join{fill:#15181c;stroke:#c8ccd0}.letter{fill:#fff}.head{fill:#c8ccd0}}
 </style><defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">

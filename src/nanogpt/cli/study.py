@@ -165,6 +165,7 @@ def _planned(fixed: Fixed) -> dict[str, Any]:
 def _show_plan(fixed: Fixed) -> None:
     from nanogpt.study.conduct import pilot_arms
     from nanogpt.study.report import reach_lines
+    from nanogpt.study.verdict import counted
     from nanogpt.training.progress import duration
 
     plan, facts = fixed.plan, _planned(fixed)
@@ -177,8 +178,8 @@ def _show_plan(fixed: Fixed) -> None:
         show_table(made)
         claims = len(plan.arms) * len(plan.seeds)
         others = f" ({claims} for the claim, the others to choose learning rates)" if plan.sweep else ""
-        print(f"{len(facts['runs'])} runs{others}: about {duration(facts['seconds'])} on this machine, "
-              f"{fixed.processes} side by side with {fixed.threads} thread(s) each")  # fmt: skip
+        print(f"{counted(len(facts['runs']), 'run')}{others}: about {duration(facts['seconds'])} on this machine, "
+              f"{fixed.processes} side by side with {counted(fixed.threads, 'thread')} each")  # fmt: skip
     for line in reach_lines(plan, fixed.reach()):
         print(line)
     if plan.pilot:

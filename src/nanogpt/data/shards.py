@@ -20,13 +20,15 @@ import numpy as np
 
 from nanogpt.data.cache import cache_folder, key_of, publish
 from nanogpt.data.corpora import Corpus
-from nanogpt.data.text import Piece
+from nanogpt.data.text import SAFE_END, Piece
 from nanogpt.errors import UserError
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of the cache's key: to be raised when the files change their form."""
 AT_ONCE = 1 << 21
 """Characters encoded in one call: enough to keep all cores busy, little beside what is already loaded."""
+NEAR = 1024
+"""Characters on either side of a cut that decide whether it changes tokens."""
 
 
 class Encoder(Protocol):
@@ -106,14 +108,19 @@ def _write(corpus: Corpus, split: str, tokenizer: Encoder, folder: Path) -> None
             ids.write(np.array([tokenizer.eot], dtype).tobytes())
             at += 1
 
-        if separated:
-            end_document()
-        for pieces in _batches(corpus.pieces(split)):
-            for (text, ends), tokens in zip(pieces, tokenizer.encode_batch([t for t, _ in pieces]), strict=True):
-                _put(ids, tokens, dtype)
-                at += len(tokens)
+        def counted() -> Iterator[Piece]:
+            nonlocal n_bytes, documents
+            for text, ends in corpus.pieces(split):
                 n_bytes += len(text.encode("utf-8"))
                 documents += ends
+                yield text, ends
+
+        if separated:
+            end_document()
+        for pieces in _batches(_joined(counted(), tokenizer)):
+            for (_, ends), tokens in zip(pieces, tokenizer.encode_batch([t for t, _ in pieces]), strict=True):
+                _put(ids, tokens, dtype)
+                at += len(tokens)
                 if ends and separated:
                     end_document()
     facts: dict[str, Any] = {"tokens": at, "bytes": n_bytes, "documents": documents, "separated": separated}
@@ -123,6 +130,36 @@ def _write(corpus: Corpus, split: str, tokenizer: Encoder, folder: Path) -> None
 
 def _put(file: IO[bytes], tokens: np.ndarray, dtype: Any) -> None:
     file.write(tokens.astype(dtype).tobytes())
+
+
+def _joined(pieces: Iterator[Piece], tokenizer: Encoder) -> Iterator[Piece]:
+    """The same, without the cuts that would change tokens; only a text longer than AT_ONCE is cut all the same."""
+    held = ""
+    for text, ends in pieces:
+        if held:
+            given = _given(held[-NEAR:], text[:NEAR], tokenizer)
+            if given is None and len(held) < AT_ONCE:
+                text = held + text
+            else:
+                yield held, False
+                text = text[given or 0 :]
+        held = "" if ends else text
+        if ends:
+            yield text, True
+    if held:
+        yield held, False
+
+
+def _given(before: str, after: str, tokenizer: Encoder) -> int | None:
+    """Where a text can be cut: how many characters of what comes after the tokenizer gives by itself, 0 or 1
+    (SentencePiece puts a space before any text: it may be the one that stands there). None: not here."""
+    if not SAFE_END.match(before[-1:] + after[:1]):
+        return None
+    for given in range(1 + after.startswith(" ")):
+        whole, *parts = tokenizer.encode_batch([before + after, before, after[given:]])
+        if np.array_equal(whole, np.concatenate(parts)):
+            return given
+    return None
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
@@ -161,7 +198,7 @@ def _complete(folder: Path, split: str) -> bool:
 def _open(folder: Path, split: str, source: str) -> Tokens:
     facts = _facts(folder, split)
     assert facts is not None
-    if not facts["bytes"]:
+    if not (facts["bytes"] and facts["tokens"]):
         raise UserError(f"{source}: the {split} split has no text; a corpus needs some in each split")
     ids = np.asarray(np.memmap(folder / f"{split}.ids", facts["dtype"], "r"))
     starts = np.asarray(np.memmap(folder / f"{split}.starts", np.int64, "r")) if facts["separated"] else None

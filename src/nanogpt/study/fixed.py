@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from nanogpt.errors import UserError
 from nanogpt.study.execution import Job
 from nanogpt.study.plan import SWEEP_SEEDS, Plan
-from nanogpt.study.verdict import Reach, primary, reach
+from nanogpt.study.verdict import Reach, counted, primary, reach
 
 START_UP = 2.5
 """Seconds that a process needs before its first step."""
@@ -95,9 +95,9 @@ def check_reach(plan: Plan, found: Reach | None) -> None:
         return
     seeds = "no number of seeds up to 1,000 would do" if found.needed is None else f"seeds = {found.needed} would do"
     raise UserError(
-        f"study {plan.name}: {found.seeds} seeds cannot tell: with a noise of {found.noise:.3g} ({found.source}) they "
-        f"find a difference of {found.detectable:.3g} {plan.power:.0%} of the time, the margin is {plan.margin:g}; "
-        f"{seeds}, or margin = {_up(found.detectable)}"
+        f"study {plan.name}: {counted(found.seeds, 'seed')} cannot tell: with a noise of {found.noise:.3g} "
+        f"({found.source}) they find a difference of {found.detectable:.3g} {plan.power:.0%} of the time, the margin "
+        f"is {plan.margin:g}; {seeds}, or margin = {_up(found.detectable)}"
     )
 
 

@@ -13,7 +13,7 @@ from nanogpt.study.folder import Study
 from nanogpt.study.matching import UNITS
 from nanogpt.study.plan import Check, Claim, Plan
 from nanogpt.study.tables import tables
-from nanogpt.study.verdict import UNKNOWN, Reach, Verdict, percent, units
+from nanogpt.study.verdict import UNKNOWN, Reach, Verdict, counted, percent, units
 
 REPRODUCED, NOT_REPRODUCED, NOT_SETTLED, ANSWERED = "reproduced", "not reproduced", "not settled", "answered"
 
@@ -208,7 +208,7 @@ def reach_lines(plan: Plan, found: Reach | None) -> list[str]:
         return []
     lines = [
         f"noise of one paired difference: {found.noise:.3g} {units(plan)} ({found.source})",
-        f"noise floor with {found.seeds} seeds: a {percent(1 - plan.alpha)} interval of ±{found.floor:.3g}",
+        f"noise floor with {counted(found.seeds, 'seed')}: a {percent(1 - plan.alpha)} interval of ±{found.floor:.3g}",
         f"smallest difference found {plan.power:.0%} of the time: {found.detectable:.3g}; margin {plan.margin:g}",
     ]
     pair = f"{', '.join(pilot_arms(plan))} at the middle of their rates" if plan.pilot else "two single arms"
@@ -267,8 +267,9 @@ def plan_lines(study: Study) -> list[str]:
         lines.append(f"matched: {UNITS[plan.match]}, within {plan.tolerance:.1%}")
     if plan.sweep:
         rates = ", ".join(f"{rate:g}" for rate in plan.sweep.lr)
-        lines.append(f"{plan.sweep.key}: {rates} for each arm, chosen on validation with {plan.sweep.seeds} seed(s) of "
-                     f"their own, edges widened up to {plan.sweep.widen} times")  # fmt: skip
+        seeds = counted(plan.sweep.seeds, "seed")
+        lines.append(f"{plan.sweep.key}: {rates} for each arm, chosen on validation with {seeds} of their own, "
+                     f"edges widened up to {plan.sweep.widen} times")  # fmt: skip
     lines += reach_lines(plan, study.reach)
     lines += [f"claim: {one.says} (expected: {one.expect})" for one in plan.claims]
     return lines + [f"check: {one.says or one.number}" for one in plan.checks]

@@ -132,7 +132,7 @@ class Verdict:
     def more(self) -> str:
         """How many seeds would settle it."""
         if self.more_seeds is not None:
-            return f"{self.more_seeds} more seeds"
+            return counted(self.more_seeds, "more seed")
         if self.plan.sweep is None:
             return f"over {MOST_SEEDS} more seeds"
         return f"over {MOST_SEEDS} more seeds, unless the sweep has more than {self.plan.sweep.seeds}"
@@ -151,6 +151,11 @@ def extra(plan: Plan) -> float:
 def percent(confidence: float) -> str:
     """95%, 99.2%."""
     return f"{100 * confidence:.3g}%"
+
+
+def counted(n: int, what: str) -> str:
+    """1 seed, 5 seeds."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def units(plan: Plan) -> str:

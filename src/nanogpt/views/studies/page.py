@@ -96,7 +96,8 @@ def _tables(study: Study, found: Mapping[str, Any]) -> str:
     parts = []
     for title, (head, rows) in tables(study.plan, found).items():
         cells = [[escape(cell) for cell in row] for row in rows]
-        parts.append(f"<h3>{title}</h3>" + pages.table([escape(cell) for cell in head], cells, "runs"))
+        kind = "words" if title == "Arms" else "runs"
+        parts.append(f"<h3>{title}</h3>" + pages.table([escape(cell) for cell in head], cells, kind))
         if title == "Losses" and study.plan.reference:
             parts.append(f'<p class="missing">published: {escape(study.plan.reference)}</p>')
     return "".join(parts)
