@@ -8,6 +8,7 @@ begin with, the numbers are those of `nanogpt show`; a test compares the pages w
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -88,6 +89,11 @@ def comment(name: str) -> list[str]:
     return paragraphs
 
 
+def linked(paragraph: str) -> str:
+    """Papers as links."""
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paragraph)
+
+
 def page(family: str, names: list[str], models: list[dict[str, Any]]) -> Iterator[str]:
     yield f"# {family}\n"
     texts = [comment(name) for name in names]
@@ -95,11 +101,11 @@ def page(family: str, names: list[str], models: list[dict[str, Any]]) -> Iterato
     for paragraph in (p for text in texts for p in text[1:]):
         if paragraph not in seen:
             seen.add(paragraph)
-            yield paragraph + "\n"
+            yield linked(paragraph) + "\n"
     yield f"![The architecture of {names[0]}]({family}.svg)\n"
     yield "## Sizes\n"
     for name, text in zip(names, texts, strict=True):
-        yield f"- `{name}`: {text[0]}"
+        yield f"- `{name}`: {linked(text[0])}"
     rows = compare(models)
     shown = [row for row in rows if row["differs"] or len(models) == 1]
     yield "\n| | " + " | ".join(names) + " |"

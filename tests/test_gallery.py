@@ -22,8 +22,8 @@ from nanogpt.hub.solve import find_family
 from nanogpt.model.language_model import LanguageModel, resolve_model
 from nanogpt.parts import knobs_of
 from nanogpt.pattern import Pattern, pattern, period
-from nanogpt.scale import LEAST_WINDOW, became, parse_budget, scale_model, scaled, short, shorter
-from nanogpt.show import AXES, compare, describe, knob_text, tensors
+from nanogpt.scale import LEAST_WINDOW, became, parse_budget, proportions_kept, scale_model, scaled, short, shorter
+from nanogpt.show import AXES, compare, describe, knob_text, memory, tensors
 from nanogpt.spec import expand, parse
 from nanogpt.wiring import wiring
 from tests.helpers import model_config
@@ -87,6 +87,43 @@ def test_every_dense_row_has_its_cards_and_they_agree_to_the_last_parameter(orac
             found = cost(card(name))
             assert found.total == oracle[row]["total"], name
             assert found.cache_bytes == oracle[row]["kv_bytes_per_token_bf16"], name
+
+
+def dimensions() -> dict[str, tuple[int, int, int, int, int]]:
+    """Row of configs.py -> (layers, heads, key and value heads, numbers in a head, parameters), from its dimensions."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "configs.py"
+    if not path.is_file():
+        pytest.skip("the table of dimensions is not beside this checkout")
+    table: dict[str, Any] = {}
+    exec(path.read_text().split("# --- MoE")[0], table)  # what follows uses its names anew
+    rows = {name: (layers, heads, kv, wide, table["dense"](vocab, dim, layers, heads, kv, wide, hidden, **more))
+            for name, vocab, dim, layers, heads, kv, wide, hidden, more in table["D"]}  # fmt: skip
+    rows |= {
+        name: (layers, heads, heads, 128, table["dense"](32000, dim, layers, heads, heads, 128, hidden))
+        for name, dim, heads, layers, hidden in table["L1"]
+    }
+    sizes = {"GPT-2 124M": (12, 768), "GPT-2 medium": (24, 1024), "GPT-2 large": (36, 1280), "GPT-2 XL": (48, 1600)}
+    return rows | {
+        name: (layers, dim // 64, dim // 64, 64, table["gpt2"](layers, dim)) for name, (layers, dim) in sizes.items()
+    }
+
+
+SEES = {"gemma-2-": (4096, 2), "gemma-3-270m": (512, 6), "gemma-3-1b": (512, 6), "gemma-3-": (1024, 6),
+        "mistral-7b": (4096, 0), "olmo-3-": (4096, 4), "phi-3-mini": (2047, 0)}  # fmt: skip
+"""Cards with windows: how wide, and which layer, the last of so many, sees all (0: none). Their papers and files."""
+
+
+def test_memory_of_every_row_is_what_its_dimensions_say(oracle: dict[str, Any]) -> None:
+    for row, (layers, _, kv_heads, head_dim, total) in dimensions().items():
+        for name in ROWS[row].split():
+            facts = memory(cost(card(name)))
+            assert facts["weight_bytes"] == {"fp32": 4 * total, "bf16": 2 * total, "int4": total / 2}, name
+            layer = 2 * kv_heads * head_dim * 2  # keys and values, two bytes
+            assert facts["cache_bytes_at"] == {str(n): layers * layer * n for n in (4096, 131072)}, name
+            window, every = next((said for start, said in SEES.items() if name.startswith(start)), (0, 1))
+            whole = layers // every if every else 0
+            kept = {n: layer * (whole * n + (layers - whole) * min(window, n)) for n in (4096, 131072)}
+            assert {n: facts["cache_bytes_windows_only_at"][str(n)] for n in kept} == kept, name
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -176,6 +213,43 @@ def test_what_differs_is_said_in_words() -> None:
     assert "flops.1,024" in rows, "the longest window that both have"
 
 
+def test_parts_inside_a_part_are_explained_and_nothing_is_said_twice() -> None:
+    rows = {row["key"]: row for row in compare([describe(compose(name)) for name in ("gpt2", "pythia-160m")])}
+    assert [line.split(":")[0] for line in rows["ffn.act"]["what"][1:]] == ["gelu_tanh", "gelu"]
+    rows = {row["key"]: row for row in compare([describe(compose(name)) for name in ("olmo-2-7b", "olmo-3-7b")])}
+    what = rows["position.scaling"]["what"]
+    assert [line.split(":")[0] for line in what] == ["how angles are slowed for texts longer than those of training.",
+                                                     "yarn"]  # fmt: skip
+    rows = {row["key"]: row for row in compare([describe(compose(name)) for name in ("smollm3-3b", "smollm2-1.7b")])}
+    assert [line.split(":")[0] for line in rows["position"]["what"]] == ["rotary", "none"]
+
+
+def test_proportions_stand_side_by_side() -> None:
+    """The ratios that sizes hide: Llama 3 8B has four queries to a key, a wider ffn, the same depth to width."""
+    rows = {row["key"]: row for row in compare([describe(compose(n)) for n in ("llama-2-7b", "llama-3-8b", "gpt2")])}
+    assert rows["ratio.heads / kv_heads"]["values"] == ["1", "4", "1"]
+    assert rows["ratio.hidden / dim"]["values"] == ["2.69", "3.5", "4"]
+    assert rows["ratio.dim / n_layers"]["values"] == ["128", "128", "64"] and rows["ratio.dim / n_layers"]["what"]
+    assert "ratio.window / context" not in rows
+
+
+def test_rows_of_costs_go_up() -> None:
+    rows = compare([describe(compose(name)) for name in ("gemma-2-9b", "gemma-3-12b")])
+    cache = [row["key"] for row in rows if row["key"].startswith("cache.windows_only")]
+    assert cache == ["cache.windows_only.4,096", "cache.windows_only.131,072"]
+
+
+def test_no_cell_is_cut_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show(["gemma-3-1b", "gemma-2-2b", "phi-4-mini", "command-r7b"])
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "\u2026" not in out and "plus_on" in out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
 def test_every_knob_of_a_model_says_what_it_does() -> None:
     for axis, (table, supplied) in AXES.items():
         for name, part in table.items() if axis.startswith(("model.", "(")) else ():
@@ -195,6 +269,7 @@ def test_layers_that_differ_are_counted_side_by_side() -> None:
 def test_show_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show(["gemma-3-1b"], svg=tmp_path / "a.svg")
     out = capsys.readouterr().out
+    assert "FLOPs per token, in windows of 32,768: " in out
     assert "999,885,952" in out and "26 layers: 5 x (mixer.window=512" in out and "139.0 MiB where layers keep" in out
     ElementTree.fromstring((tmp_path / "a.svg").read_text())
     show(["llama-3-8b", "olmo-2-7b"], json=True)
@@ -253,6 +328,25 @@ def test_a_drawing_is_whole(name: str) -> None:
             assert float(node.get("x", 0)) + float(node.get("width", 0)) <= width
             assert float(node.get("y", 0)) + float(node.get("height", 0)) <= height
     assert not facts["kinds"] or text(facts).count("x") >= 2
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "pythia-160m", "gpt2"])
+def test_frames_hold_what_is_in_them(name: str) -> None:
+    root = ElementTree.fromstring(svg(describe(compose(name))))
+    rects = [node for node in root.iter() if node.tag.endswith("rect")]
+    spans = [(n.get("class", ""), float(n.get("x", 0)), float(n.get("x", 0)) + float(n.get("width", 0))) for n in rects]
+    (frame,) = ((low, high) for kind, low, high in spans if kind == "frame" and low > 340)
+    inside = [(low, high) for kind, low, high in spans if kind.startswith("box") and low > 340]
+    assert inside and all(frame[0] < low and high < frame[1] for low, high in inside)
+
+
+def test_the_drawing_says_shapes_that_are_there() -> None:
+    drawn = svg(describe(compose("makemore-wavenet", ["model.vocab_size=27"])))
+    assert ">27 \u00d7 24<" in drawn and "192 \u00d7 27" not in drawn  # eight vectors of 24; the head is a tree
+    assert ">1 layer<" in svg(describe(compose("lstm")))
+    assert "act=gelu," in svg(describe(compose("pythia-160m"))), "an activation is always said, where no name says it"
+    assert "act=" not in svg(describe(compose("llama-3-8b")))
+    assert "mixer.window = 0 (off)" in svg(describe(compose("gemma-3-1b")))
 
 
 def test_a_part_that_is_cut_keeps_its_commas() -> None:
@@ -348,8 +442,8 @@ def test_a_budget_that_cannot_be_met_is_refused_with_one_that_can() -> None:
     assert nearest and scaled("qwen3-8b", nearest[1], SMALL)
     with pytest.raises(UserError, match="no depth and width"):
         scaled("bigram", "1M")
-    for wrong in ("", "x", "-1M", "1T5", "0"):
-        with pytest.raises(UserError, match="nearest: 10M"):
+    for wrong in ("", "x", "-1M", "1T5", "0", "1T", "1e6"):
+        with pytest.raises(UserError, match=r"a number and K, M or B, .* nearest: 10M"):
             parse_budget(wrong)
     assert [parse_budget(t) for t in ("10M", "0.3m", "1500", "2B")] == [10**7, 300_000, 1500, 2 * 10**9]
     assert [short(n) for n in (999, 1_000_000, 1_210_000, 34_504)] == ["1K", "1M", "1.3M", "34.6K"]
@@ -374,6 +468,19 @@ def test_a_large_vocabulary_of_the_preset_gives_way_and_one_that_was_asked_for_s
     own.write_text(presets()["gpt2"].read_text())
     assert scaled(str(own), "10M").tokenizer == "gpt2"
     assert scaled("gpt2", "1M", ["tokenizer=char"]).tokenizer == "char"
+
+
+def test_what_was_kept_and_what_was_not_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    kept, changed = proportions_kept("qwen3-8b", scaled("qwen3-8b", "1M"))
+    assert kept.startswith("as in qwen3-8b, within a tenth: ") and "hidden / dim 3" in kept
+    assert "heads / kv_heads 3 (4)" in changed and "head_dim 24 (128)" in changed
+    kept, changed = proportions_kept("command-r7b", scaled("command-r7b", "3M"))
+    assert "window / context 0.0625 (0.031)" in changed and "layers AAB (AAAB)" in changed
+    kept, _ = proportions_kept("command-r7b", scaled("command-r7b", "50M"))
+    assert "layers AAAB" in kept
+    show(["gemma-3-1b"], scale="3M")
+    out = capsys.readouterr().out
+    assert "as in gemma-3-1b, within a tenth: " in out and "otherwise: " in out
 
 
 def test_growing_is_scaling_too() -> None:

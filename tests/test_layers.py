@@ -31,6 +31,7 @@ ORDER = [
     "classic",
     "model",
     "pattern",
+    "proportions",
     "cost",
     "wiring",
     "scale",

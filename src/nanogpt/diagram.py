@@ -134,7 +134,7 @@ def svg(facts: Facts) -> str:
     canvas = Canvas()
     model = facts["model"]
     canvas.text(LEFT, 44, facts["preset"], "title")
-    sizes = [f"{facts['total_parameters']:,} parameters", f"{model['n_layers']} layers", f"width {model['dim']:,}"]
+    sizes = [f"{facts['total_parameters']:,} parameters", _layers(model["n_layers"]), f"width {model['dim']:,}"]
     sizes += [f"context {model['context']:,}", f"vocabulary {model['vocab_size']:,}"]
     canvas.text(LEFT, 66, " · ".join(sizes), "small")
     canvas.right = LEFT + 7 * 80
@@ -157,8 +157,9 @@ def _column(canvas: Canvas, facts: Facts) -> None:
     canvas.text(middle, y, "token ids", "mid")
     y = _arrow(canvas, middle, y + 6, "T")
     added = [f"+ {name} position" for name in ends["positions_added"]]
+    tables = [" \u00d7 ".join(f"{n:,}" for n in shape) for shape in ends["embed"]["tables"]]
     y = canvas.box(LEFT, y, BOX, ends["embed"]["part"] + " embedding", [*_said(ends["embed"]), *added,
-                   f"{model['vocab_size']:,} \u00d7 {model['dim']:,}"])  # fmt: skip
+                   *_wrapped(" \u00b7 ".join(tables), WIDE, " \u00b7 ")])  # fmt: skip
     stream = f"T \u00d7 {model['dim']:,}"
     y = _arrow(canvas, middle, y, stream)
     if facts["kinds"]:
@@ -168,11 +169,16 @@ def _column(canvas: Canvas, facts: Facts) -> None:
         y = canvas.box(LEFT, y, BOX, ends["norm"]["part"], _said(ends["norm"]), "norm")
         y = _arrow(canvas, middle, y, stream)
     if ends["head"]["part"] != "none":
-        y = canvas.box(LEFT, y, BOX, ends["head"]["part"] + " head", [*_said(ends["head"]),
-                       f"{model['dim']:,} \u00d7 {model['vocab_size']:,}"])  # fmt: skip
+        sizes = _sizes(ends["head"]) if len(ends["head"]["matrices"]) > 1 else []
+        sizes = sizes or [f"{model['dim']:,} \u00d7 {model['vocab_size']:,}"]
+        y = canvas.box(LEFT, y, BOX, ends["head"]["part"] + " head", [*_said(ends["head"]), *sizes])
         y = _arrow(canvas, middle, y, f"T \u00d7 {model['vocab_size']:,}")
     canvas.text(middle, y + 14, "logits", "mid")
     canvas.bottom = max(canvas.bottom, y + 20)
+
+
+def _layers(n: int) -> str:
+    return f"{n} layer{'' if n == 1 else 's'}"
 
 
 def _arrow(canvas: Canvas, x: float, y: float, said: str) -> float:
@@ -187,7 +193,7 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
     square, top = 20, y
     x: float = LEFT + 14
     y += 26
-    canvas.text(LEFT + 14, y, f"{facts['model']['n_layers']} layers", "name")
+    canvas.text(LEFT + 14, y, _layers(facts["model"]["n_layers"]), "name")
     y += 10
     numbers = {kind["kind"]: n for n, kind in enumerate(facts["kinds"])}
     period = len(words[0]) * square
@@ -209,10 +215,11 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
     for kind in facts["kinds"] if len(numbers) > 1 else []:
         color = COLORS[numbers[kind["kind"]] % len(COLORS)]
         canvas.add(f'<rect x="{LEFT + 14}" y="{y + 4:.0f}" width="12" height="12" rx="3" fill="{color}"/>')
-        canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {kind['layers']} layers", "small name")
+        canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {_layers(kind['layers'])}", "small name")
         for key, value in kind["differs"].items():
             y += LINE
-            for n, row in enumerate(_wrapped(f"{key} = {value}", WIDE)):
+            said = f"{key} = {value}{' (off)' if value == '0' else ''}"  # of a window, a cap, a share
+            for n, row in enumerate(_wrapped(said, WIDE)):
                 y += LINE * (n > 0)
                 canvas.text(LEFT + 32, y + 15, row, "small")
         y += LINE + 6
@@ -225,7 +232,7 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
 
 def _draw_block(canvas: Canvas, facts: Facts, kind: Facts, x: float) -> float:
     """One block from top to bottom; answers its right edge."""
-    many = max(len(step["branches"]) for step in kind["steps"])
+    many = max(1, *(len(step["branches"]) for step in kind["steps"]))
     stream, first = x, x + 56
     y, top = 132.0, 96.0
     same = [k["kind"] for k in facts["kinds"] if distinct([kind, k]) == [kind]]
@@ -306,8 +313,13 @@ def _lines(facts: Facts, kind: Facts, name: str) -> list[str]:
     if name == "mixer" and position not in elsewhere and "position" not in kind["differs"]:
         differs = any(key.startswith("position.") for key in kind["differs"])
         lines += _wrapped("position: " + (position if differs else kind["position"]), WIDE)
-    sizes = " · ".join(f"{label} {n_in:,}→{n_out:,}" for label, n_in, n_out in kind["boxes"][name]["matrices"])
-    return lines + _wrapped(sizes, WIDE, " · ")
+    return lines + _sizes(kind["boxes"][name])
+
+
+def _sizes(box: Facts) -> list[str]:
+    """Its matrices, as q 4,096→1,024."""
+    sizes = " · ".join(f"{label} {n_in:,}→{n_out:,}" for label, n_in, n_out in box["matrices"])
+    return _wrapped(sizes, WIDE, " · ")
 
 
 def _said(box: Facts) -> list[str]:

@@ -36,6 +36,11 @@ class Pattern:
             return text
         return " ".join(text[n : n + self.period] for n in range(0, len(text), self.period))
 
+    def sizes(self, knob: str) -> list[int]:
+        """The numbers that parts have for a knob, kind by kind."""
+        found = (spec.knobs.get(knob) for layer in self.kinds for spec in layer)
+        return [value for value in found if isinstance(value, int)]
+
     def differences(self) -> list[dict[str, str]]:
         """For each kind what others have otherwise: {"mixer.window": "1024", "position.base": "10000.0"}."""
         said = [_knobs(layer) for layer in self.kinds]

@@ -18,6 +18,7 @@ from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import resolve_model
 from nanogpt.pattern import LAYER_FIELDS, Pattern, pattern
+from nanogpt.proportions import in_words, proportions
 from nanogpt.spec import Spec, Value, compress, parse
 from nanogpt.tokenizers import expected_size
 
@@ -36,7 +37,7 @@ def parse_budget(text: str) -> int:
     """'10M' -> 10,000,000 parameters."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", text.strip().upper())
     if not found or not 1 <= float(found[1]) * UNITS[found[2]] <= 10**13:
-        raise UserError(f"--scale {text}: not a number of parameters; nearest: 10M")
+        raise UserError(f"--scale {text}: parameters are a number and K, M or B, 10000B at most; nearest: 10M")
     return round(float(found[1]) * UNITS[found[2]])
 
 
@@ -69,6 +70,31 @@ def became(config: RunConfig, budget: str) -> str:
     )
     missed = total / wanted - 1
     return line if abs(missed) <= CLOSE else f"{line}; {missed:+.0%} of what was asked: nearer this shape does not come"
+
+
+def proportions_kept(preset: str, config: RunConfig, overrides: Iterable[str] = ()) -> tuple[str, str]:
+    """Two lines on what `scaled` made of a preset: what stayed, and what could not, with what was published."""
+    published = compose(preset, [o for o in overrides if not o.startswith("model.context=")])
+    old, new = (_resolved(c.model, expected_size(c.tokenizer)[0]) for c in (published, config))
+    before, now = pattern(old), pattern(new)
+    was = proportions(old)
+    rows = []
+    for name, values in proportions(new).items():
+        near = all(abs(math.log(a / b)) <= math.log(1 + CLOSE) for a, b in zip(values, was[name], strict=True))
+        rows.append((name, in_words(values), in_words(was[name]), near))
+    if len(before.kinds) > 1:
+        cycle, whole = (found.letters().split(" ")[0] for found in (now, before))
+        rows.append(("layers", cycle, whole, cycle == whole))
+    for knob in ("heads", "head_dim"):
+        small, large = (in_words(found.sizes(knob)) for found in (now, before))
+        rows.append((knob, small, large, small == large))
+    kept = ", ".join(f"{name} {small}" for name, small, _, near in rows if near)
+    changed = ", ".join(f"{name} {small} ({large})" for name, small, large, near in rows if not near)
+    return f"as in {preset}, within a tenth: {kept}", f"otherwise: {changed}"
+
+
+def _resolved(model: ModelConfig, vocab_size: int) -> ModelConfig:
+    return resolve_model(model.model_copy(update={"vocab_size": model.vocab_size or vocab_size}))
 
 
 def scale_model(published: ModelConfig, budget: int, context: int, vocab_size: int) -> ModelConfig:
@@ -110,8 +136,7 @@ class Plan:
 
     @classmethod
     def of(cls, published: ModelConfig, context: int, vocab_size: int) -> Plan:
-        size = published.vocab_size or vocab_size
-        resolved = resolve_model(published.model_copy(update={"vocab_size": size}))
+        resolved = _resolved(published, vocab_size)
         return cls(resolved, pattern(resolved), context, vocab_size, {})
 
     @property

@@ -14,7 +14,7 @@ import torch
 from nanogpt.activations import ACTIVATIONS
 from nanogpt.classic.smoothing import SMOOTHINGS
 from nanogpt.config import ModelConfig, RunConfig
-from nanogpt.cost import cost
+from nanogpt.cost import Cost, cost
 from nanogpt.init.schemes import SCHEMES
 from nanogpt.model.blocks import LAYOUTS
 from nanogpt.model.ends import EMBEDS, HEADS
@@ -30,6 +30,7 @@ from nanogpt.optim.optimizers import OPTIMIZERS
 from nanogpt.optim.schedules import SCHEDULES
 from nanogpt.parts import build, knobs_of, signature
 from nanogpt.pattern import LAYER_FIELDS, Pattern, letter, pattern
+from nanogpt.proportions import RATIOS, in_words, proportions
 from nanogpt.spec import Spec, Value, parse, parse_value, to_text
 from nanogpt.tokenizers import TOKENIZERS, expected_size
 from nanogpt.wiring import steps
@@ -97,6 +98,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "layers": layers(model.model_dump()),
         "pattern": str(found),
         "letters": found.letters(),
+        "proportions": {name: in_words(values) for name, values in proportions(model).items()},
         "kinds": kinds(model, found),
         "ends": ends(model),
         "tensors": [{"name": n, "shape": s, "parameters": p} for n, s, p in tensors(model)],
@@ -105,10 +107,17 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "flops_per_token": total.flops,
         "flops_per_token_at": {str(n): total.flops_at(n) for n in WINDOWS if n <= model.context},
         "training_flops_per_token": total.training_flops,
+        **memory(total),
+    }
+
+
+def memory(total: Cost) -> dict[str, Any]:
+    """Bytes of the weights, and of the cache in bf16."""
+    return {
         "cache_bytes_per_token": total.cache_bytes,
-        "cache_bytes_at_context": total.cache_bytes * model.context,
+        "cache_bytes_at_context": total.cache_bytes * total.context,
         "cache_bytes_at": {str(n): total.cache_bytes * n for n in AT},
-        "cache_bytes_windows_only_at": {str(n): total.cache_at(n) for n in (*AT, model.context)},
+        "cache_bytes_windows_only_at": {str(n): total.cache_at(n) for n in (*AT, total.context)},
         "weight_bytes": {"fp32": 4 * total.total, "bf16": 2 * total.total, "int4": total.total / 2},
     }
 
@@ -137,14 +146,16 @@ def kinds(config: ModelConfig, found: Pattern) -> list[dict[str, Any]]:
 
 
 def box(part: torch.nn.Module, config: ModelConfig) -> dict[str, Any]:
-    """What a drawing says of one part: its name, its knobs, its matrices."""
+    """What a drawing says of one part: its name, its knobs, its matrices, its tables."""
     matrices = [
         [name, m.in_features, m.out_features] for name, m in part.named_modules() if isinstance(m, torch.nn.Linear)
     ]
     spec: Spec = part.spec  # type: ignore[assignment]
     knobs = said(spec, config, _table_of(spec))
     knobs = {k: v if isinstance(v, (int, float)) else str(v) for k, v in knobs.items()}
-    return {"part": spec.name, "knobs": knobs, "matrices": [[n or "", i, o] for n, i, o in matrices],
+    inside = {f"{name}.weight".lstrip(".") for name, m in part.named_modules() if isinstance(m, torch.nn.Linear)}
+    tables = [list(p.shape) for name, p in part.named_parameters() if p.dim() == 2 and name not in inside]
+    return {"part": spec.name, "knobs": knobs, "matrices": [[n or "", i, o] for n, i, o in matrices], "tables": tables,
             "parameters": sum(p.numel() for p in part.parameters())}  # fmt: skip
 
 
@@ -180,12 +191,18 @@ def said(spec: Spec, config: ModelConfig, table: Any) -> dict[str, Any]:
         default = signature(table[spec.name])[knob].default
         if isinstance(value, Spec):
             value = parse(brief(value, config, _table_of(value)))
-        if to_text(value) == to_text(default if default is not None else "none"):
-            continue
+        usual = to_text(value) == to_text(default if default is not None else "none")
+        named = knob in getattr(table[spec.name], "keywords", {})  # swiglu, geglu: of the name itself
+        if usual and (named or not _is_activation(value)):
+            continue  # but what the nonlinearity is, is always said
         if default is None and isinstance(value, float) and _worked_out(spec, knob, config, table) == value:
             continue
         found[knob] = f"{len(value)} numbers" if isinstance(value, list) else value
     return found
+
+
+def _is_activation(value: Value) -> bool:
+    return isinstance(value, (str, Spec)) and parse(to_text(value)).name in ACTIVATIONS
 
 
 def _worked_out(spec: Spec, knob: str, config: ModelConfig, table: Any) -> Any:
@@ -255,27 +272,39 @@ def compare(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for rows, _ in found:
         for key in rows:
             order.setdefault(key.split(".")[0], len(order))
+            order.setdefault(key, len(order))
     said = {key: None for _, spoken in found for key in spoken}
     table = []
-    for key in sorted(said, key=lambda key: order[key.split(".")[0]]):  # the knobs of a part stay together
+    for key in sorted(said, key=lambda key: (order[key.split(".")[0]], order[key])):  # the knobs of a part together
         values = [rows.get(key, "") for rows, _ in found]
         differs = len(set(values)) > 1
-        what = [line for facts in models if differs and (line := meaning(facts["model"], key))]
+        what = [line for facts in models if differs for line in meaning(facts["model"], key)]
         table.append({"key": key, "values": values, "differs": differs, "what": list(dict.fromkeys(what))})
     return table
 
 
-def meaning(model: dict[str, Any], key: str) -> str:
-    """What a model's part is, or what its knob does, as its documentation says it: "ffn", "mixer.window"."""
+def meaning(model: dict[str, Any], key: str) -> list[str]:
+    """What a model's parts are, or what a knob does and the parts given for it, as their documentation says it: "ffn",
+    "mixer.window", "position.scaling"."""
     axis, _, knob = key.partition(".")
+    if axis == "ratio":
+        return [RATIOS[knob]]
     if axis not in (*LAYER_FIELDS, *ENDS):
-        return ""
+        return []
     table = AXES[f"model.{axis}"][0]
-    names = {parse(text).name: None for text in ([model[axis]] if axis in ENDS else model[axis])}
+    specs = {text: parse(text) for text in ([model[axis]] if axis in ENDS else model[axis])}.values()
     if not knob:
-        return "; ".join(f"{name}: {first_sentence(table[name])}" for name in names if name in table)
-    texts = (knob_text(table[name], knob) for name in {**names, **table} if name in table)
-    return next((text for text in texts if text and not text.startswith("as ")), "")  # not "as of another part"
+        return [_what(table, spec) for spec in specs if spec.name in table]
+    texts = (knob_text(table[name], knob) for name in {**dict.fromkeys(spec.name for spec in specs), **table}
+             if name in table)  # fmt: skip
+    does = [next((text for text in texts if text and not text.startswith("as ")), "")]  # not "as of another part"
+    values = [spec.knobs[knob] for spec in specs if knob in spec.knobs]
+    inner = [parse(to_text(value)) for value in values if isinstance(value, Spec) or _is_activation(value)]
+    return does + [_what(found, value) for value in inner if (found := _table_of(value))]
+
+
+def _what(table: Any, spec: Spec) -> str:
+    return f"{spec.name}: {first_sentence(table[spec.name])}"
 
 
 def knob_text(part: Any, knob: str) -> str:
@@ -299,6 +328,7 @@ def _facts(facts: dict[str, Any], window: str) -> tuple[dict[str, str], list[str
     rows |= {f"parameters.{k}": f"{n:,}" for k, n in facts["parameters"].items()}
     rows |= {k: f"{model[k]:,}" for k in ("n_layers", "dim", "context", "vocab_size")}
     rows["pattern"] = facts["letters"] if len(facts["kinds"]) > 1 else "all alike"
+    rows |= {f"ratio.{name}": said for name, said in facts["proportions"].items()}
     spoken = [key for key in rows if key != "pattern" or len(facts["kinds"]) > 1]
     for axis in (*LAYER_FIELDS, *ENDS):
         specs = [parse(text) for text in (model[axis] if axis in LAYER_FIELDS else [model[axis]])]

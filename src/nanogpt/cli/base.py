@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json as json_text
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,8 +59,18 @@ def table(*columns: str, title: str | None = None) -> Table:
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left")
+        made.add_column(
+            column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold"
+        )  # nothing is cut: a word that is wider than its column goes on below
     return made
+
+
+def say(text: str, indent: int = 0) -> None:
+    """A paragraph; on a terminal it is wrapped between words, and goes on further in."""
+    if sys.stdout.isatty():
+        width = max(40, shutil.get_terminal_size().columns)
+        text = textwrap.fill(text, width, subsequent_indent=" " * (indent + 2), break_on_hyphens=False)
+    print(text)
 
 
 def show_table(made: Table) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt.cli.base import Json, print_json, show_table, table
+from nanogpt.cli.base import Json, print_json, say, show_table, table
 from nanogpt.errors import UserError
 
 
@@ -58,7 +58,7 @@ def show(
         write_whole(svg, draw(models[0]).encode())
     if len(models) > 1:
         rows = view.compare(models)
-        return print_json({"models": models, "rows": rows}) if json else _show_side_by_side(names, rows)
+        return print_json({"models": models, "rows": rows}) if json else _show_side_by_side(names, models, rows)
     return print_json(models[0]) if json else _show_model(models[0])
 
 
@@ -78,28 +78,36 @@ def _facts(name: str, overrides: list[str], scale: str | None) -> dict[str, Any]
             return describe(change(run.config(), overrides))
     if scale is None:
         return describe(compose(name, overrides))
-    from nanogpt.scale import scaled
+    from nanogpt.scale import became, proportions_kept, scaled
 
-    return describe(scaled(name, scale, overrides))
+    config = scaled(name, scale, overrides)
+    lines = [became(config, scale), *proportions_kept(name, config, overrides)]
+    return {**describe(config), "scaled": lines}
 
 
-def _show_side_by_side(names: list[str], rows: list[dict[str, Any]]) -> None:
+def _show_side_by_side(names: list[str], models: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """What each model says of itself; then a row for each fact. Those in which the models differ are marked, coloured
     where there is colour, and explained below."""
     from nanogpt.config import presets
 
-    for name in dict.fromkeys(names):
+    for name, facts in dict(zip(names, models, strict=True)).items():
         if name in presets():
-            print(f"{name}: {_comment(presets()[name])}")
+            say(f"{name}: {_comment(presets()[name])}")
+        for line in facts.get("scaled", []):
+            say(f"  {line}", 2)
     made = table("", "", *names)
+    keys = {row["key"] for row in rows}
     for row in rows:
         mark = "\u2260" if row["differs"] else ""
-        made.add_row(mark, row["key"], *row["values"], style="yellow" if row["differs"] else None)
+        group, _, rest = row["key"].partition(".")
+        beneath = rest and group in keys  # its group has a row of its own
+        label = f"  {rest}" if beneath else row["key"].removeprefix("ratio.").replace(".", " ", 1)
+        made.add_row(mark, label, *row["values"], style="yellow" if row["differs"] else None)
     show_table(made)
     print(f"{sum(row['differs'] for row in rows)} of {len(rows)} rows differ (\u2260)")
     for row in rows:
         for said in row["what"]:
-            print(f"  {row['key']}: {said}")
+            say(f"  {row['key'].removeprefix('ratio.')}: {said}", 2)
 
 
 def _show_presets(json: bool) -> None:
@@ -146,13 +154,19 @@ def _show_model(facts: dict[str, Any]) -> None:
     from nanogpt.show import size
 
     model, total = facts["model"], facts["total_parameters"]
-    print(f"{facts['preset']}: {total:,} parameters, {model['n_layers']} layers, dim {model['dim']}, "
-          f"context {model['context']}, vocabulary {model['vocab_size']:,} ({facts['vocabulary']})")  # fmt: skip
+    what = (f"{facts['preset']}: {total:,} parameters, {model['n_layers']} layers, dim {model['dim']}, "
+            f"context {model['context']}, vocabulary {model['vocab_size']:,} ({facts['vocabulary']})")  # fmt: skip
+    first, *kept = facts.get("scaled", [what])
+    say(first)
+    for line in kept:
+        say(f"  {line}", 2)
     made = table("part", "#parameters", "#share")
     for name, count in facts["parameters"].items():
         made.add_row(name, f"{count:,}", f"{count / total:.1%}")
     made.add_row("total", f"{total:,}", "100.0%")
     show_table(made)
+    if facts["proportions"]:
+        print("proportions: " + ", ".join(f"{name} {said}" for name, said in facts["proportions"].items()))
     print(f"{model['n_layers']} layers: {facts['pattern']}")
     if len(facts["kinds"]) > 1:
         print(f"  {facts['letters']}")
@@ -170,7 +184,7 @@ def _show_model(facts: dict[str, Any]) -> None:
         made.add_row(row["name"], " x ".join(map(str, row["shape"])), f"{row['parameters']:,}")
     show_table(made)
     print(
-        f"FLOPs per token: {facts['flops_per_token']:,.0f} forward, "
+        f"FLOPs per token, in windows of {model['context']:,}: {facts['flops_per_token']:,.0f} forward, "
         f"{facts['training_flops_per_token']:,.0f} in training"
     )
     print("weights: " + ", ".join(f"{size(n)} in {kind}" for kind, n in facts["weight_bytes"].items()))

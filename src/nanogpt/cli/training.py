@@ -67,11 +67,11 @@ def train(
 
 def _scaled(preset: str, budget: str, overrides: list[str], quiet: bool) -> RunConfig:
     """The preset at another size, and what became of it."""
-    from nanogpt.scale import became, scaled
+    from nanogpt.scale import became, proportions_kept, scaled
 
     config = scaled(preset, budget, overrides)
     if not quiet:
-        print(became(config, budget))
+        print("\n  ".join([became(config, budget), *proportions_kept(preset, config, overrides)]))
     return config
 
 
