@@ -65,8 +65,6 @@ VALUES: dict[str, Any] = {
     "short": lambda: one(["[1]", "[1, 2]", "[1, 2, 3]"]),
     "long": lambda: one(["[2]", "[2, 3]", "[2, 3, 4]"]),
 }
-NEEDED = ("hidden", "tokens", "by", "factor", "original", "groups", "order")
-"""Knobs that may have no default."""
 
 
 def words_of(annotation: Any) -> list[str]:

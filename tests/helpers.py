@@ -44,6 +44,17 @@ TINY: dict[str, Any] = {
 }
 """The parts of the presets, small."""
 
+MATRICES: dict[str, Any] = {
+    "context": 64,
+    "vocab_size": 65,
+    "position": "none",
+    "mixer": "none",
+    "norm": "none",
+    "layout": "none(residual=none)",
+    "head": "linear",
+}
+"""Matrices and activations, one after the other: nothing else."""
+
 
 def model_config(**fields: Any) -> ModelConfig:
     return ModelConfig.model_validate({"dim": 16, "n_layers": 2, "context": 8, "vocab_size": VOCAB} | fields)

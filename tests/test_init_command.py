@@ -6,7 +6,6 @@ import json
 import math
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,20 +27,10 @@ from nanogpt.parts import build
 from nanogpt.scale import scaled
 from nanogpt.tokenizers import expected_size
 from tests.commands import nanogpt
-from tests.helpers import make
+from tests.helpers import MATRICES, make
 
 VOCAB = 65
-PLAIN: dict[str, Any] = {
-    "dim": 128,
-    "n_layers": 20,
-    "context": 64,
-    "vocab_size": VOCAB,
-    "position": "none",
-    "mixer": "none",
-    "norm": "none",
-    "layout": "none(residual=none)",
-    "head": "linear",
-}
+PLAIN = {**MATRICES, "dim": 128, "n_layers": 20}
 
 
 def probe(model: LanguageModel, seed: int = 3) -> Probe:

@@ -12,7 +12,6 @@ from tests.commands import nanogpt, process, python
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALL = ["train.steps=2", "train.batch=2", "model.context=32", "train.eval_every=2"]
-NEEDS_DATA = ("shakespeare",)
 
 
 def commands() -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from nanogpt.cli.base import app
+from nanogpt.study.conduct import planned
 from nanogpt.study.execution import Job, Score
 from nanogpt.study.folder import Study
 from nanogpt.study.plan import Check
@@ -135,6 +137,20 @@ def test_progress_shows_nothing_of_the_test_split(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "1.2500" in said
     assert "7.77" not in said
+
+
+def test_a_process_starts_once_however_many_runs_it_has() -> None:
+    """Runs of ten steps of 0.1 s each."""
+    one = fixed(plan_of())
+    jobs = list(planned(one))
+    for processes in (1, 2, 4):
+        side_by_side = replace(one, processes=processes)
+        count = Count(side_by_side)
+        start = count.left() - len(jobs) / processes
+        assert 0.5 < start < 10
+        assert side_by_side.seconds(jobs) == pytest.approx(count.left())
+        count(jobs[0], {"ended": Score(1.25, 1.0, None, None, 1.0, None, 100)})
+        assert count.left() == pytest.approx((len(jobs) - 1) / processes)
 
 
 @pytest.mark.parametrize(

@@ -23,21 +23,10 @@ from nanogpt.observers.rest import rest_of
 from nanogpt.observers.theory import Theory, first_loss, predict
 from nanogpt.observers.verdict import condition, pace
 from nanogpt.parts import build
-from tests.helpers import TINY, make, tokens
+from tests.helpers import MATRICES, TINY, make, tokens
 
 VOCAB = 65
-PLAIN = {
-    "dim": 256,
-    "n_layers": 30,
-    "context": 64,
-    "vocab_size": VOCAB,
-    "position": "none",
-    "mixer": "none",
-    "norm": "none",
-    "layout": "none(residual=none)",
-    "head": "linear",
-}
-"""Matrices and activations, one after the other."""
+PLAIN = {**MATRICES, "dim": 256, "n_layers": 30}
 
 
 def theory(model: LanguageModel, ids: Tensor, draws: dict[str, float] | None = None) -> Theory:

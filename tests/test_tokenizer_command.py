@@ -170,6 +170,7 @@ def test_the_answers_of_the_lecture(data_dir: Path) -> None:
     assert all(counts[yaml][i] < counts[json_text][i] for i in range(3))
 
 
+SPECIAL = ["import", "plain.tiktoken", "x.json", "--special"]
 REFUSED = {
     "no tokenizer 'gpt3'; did you mean 'gpt2'": ["encode", "-t", "gpt3", "--text", "a"],
     "bpe learns from a text: nanogpt tokenizer train": ["encode", "-t", "bpe", "--text", "a"],
@@ -185,25 +186,9 @@ REFUSED = {
     "no special token '<x>'; it has none": ["encode", "-t", "plain.tiktoken", "--text", "a", "--allow", "<x>"],
     "no tokenizer 'nowhere.model'": ["import", "nowhere.model", "x.json"],
     "no tokenizer 'nowhere.tiktoken'": ["import", "nowhere.tiktoken", "x.json"],
-    "'<a>' has two ids, 300 and 301": [
-        "import",
-        "plain.tiktoken",
-        "x.json",
-        "--special",
-        "<a>=300",
-        "--special",
-        "<a>=301",
-    ],
-    "'<a>' and '<b>' have the same id, 300": [
-        "import",
-        "plain.tiktoken",
-        "x.json",
-        "--special",
-        "<a>=300",
-        "--special",
-        "<b>=300",
-    ],
-    "the token '<a>' has the id 9999999999": ["import", "plain.tiktoken", "x.json", "--special", "<a>=9999999999"],
+    "'<a>' has two ids, 300 and 301": [*SPECIAL, "<a>=300", "--special", "<a>=301"],
+    "'<a>' and '<b>' have the same id, 300": [*SPECIAL, "<a>=300", "--special", "<b>=300"],
+    "the token '<a>' has the id 9999999999": [*SPECIAL, "<a>=9999999999"],
     "1 special token are more; nearest: 257": [
         "train",
         "good.txt",

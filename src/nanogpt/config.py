@@ -188,7 +188,7 @@ def read_preset(name: str) -> dict[str, Any]:
     return {"preset": name, **sections}
 
 
-def _set_knob(value: Any, knob: str, text: str, key: str) -> Any:
+def _set_knob(value: Any, knob: str, text: str) -> Any:
     """`model.mixer.heads=4`: one knob of a part, in each layer that the field names."""
     if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         raise UserError(f"there is no part to set it in, but {value!r}")
@@ -222,7 +222,7 @@ def _apply(sections: dict[str, Any], override: str) -> None:
         raise _unknown(key)
     default = fields[name].default
     try:
-        section[name] = _set_knob(section.get(name, default), path[depth], text, key)
+        section[name] = _set_knob(section.get(name, default), path[depth], text)
     except UserError as error:
         raise UserError(f"{key}={text}: {error}") from None
 

@@ -157,7 +157,7 @@ def _planned(fixed: Fixed) -> dict[str, Any]:
     return {
         **fixed.as_dict(),
         "runs": [job.name for job in jobs],
-        "seconds": sum(fixed.arms[job.arm].seconds for job in jobs) / fixed.processes,
+        "seconds": fixed.seconds(jobs),
         "reach": None if reach is None else {**vars(reach), "enough": reach.enough},
     }
 

@@ -132,13 +132,17 @@ def _digest(root: Path, paths: Sequence[Path]) -> dict[str, object]:
     return {"sha256": digest.hexdigest(), "skipped": skipped}
 
 
-def _shakespeare(config: DataConfig) -> Corpus:
-    """Tiny Shakespeare as nanoGPT splits it: the first int(0.9 n) characters train, the rest is val."""
+def _refuse_documents(name: str, config: DataConfig) -> None:
     if config.batching in ("pad", "pack"):
         raise UserError(
-            f"data.batching={config.batching}: shakespeare is one stream, without documents; nearest: stream "
+            f"data.batching={config.batching}: {name} is one stream, without documents; nearest: stream "
             "(or a corpus of documents: names, tinystories, python)"
         )
+
+
+def _shakespeare(config: DataConfig) -> Corpus:
+    """Tiny Shakespeare as nanoGPT splits it: the first int(0.9 n) characters train, the rest is val."""
+    _refuse_documents("shakespeare", config)
     path = find(SHAKESPEARE)
     size = path.stat().st_size  # pure ASCII: a byte is a character
     cut = int(0.9 * size)
@@ -215,9 +219,8 @@ def _some_names(name: str, config: DataConfig, rule: str, order: Callable[[int],
 
 def _brown(config: DataConfig) -> Corpus:
     """The Brown corpus as one stream of words: the first 800,000 train, 200,000 val, the rest test (Bengio 2003)."""
+    _refuse_documents("brown", config)
     path = find(BROWN)
-    if config.batching in ("pad", "pack"):
-        raise UserError(f"data.batching={config.batching}: brown is one stream, without documents; nearest: stream")
 
     def cuts() -> list[int]:
         ends = [match.end() for match in re.finditer(rb"\S+", path.read_bytes())]
@@ -242,11 +245,8 @@ def _one_file(name: str, source: Source) -> Callable[[DataConfig], Corpus]:
     """A file that is one stream, without a split of its own: train, test, val by position, at line ends."""
 
     def corpus(config: DataConfig) -> Corpus:
+        _refuse_documents(name, config)
         path = find(source)
-        if config.batching in ("pad", "pack"):
-            raise UserError(
-                f"data.batching={config.batching}: {name} is one stream, without documents; nearest: stream"
-            )
         bounds = by_position(path.stat().st_size, config, lambda target, limit: line_end(path, target, limit))
         assert bounds
         return Corpus(

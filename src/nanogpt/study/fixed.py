@@ -3,7 +3,7 @@ Plain values, kept as plan.json; fixing.py works them out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from nanogpt.study.plan import SWEEP_SEEDS, Plan
 from nanogpt.study.verdict import Reach, counted, primary, reach
 
 START_UP = 2.5
-"""Seconds that a process needs before its first step."""
+"""Seconds from the start of a process to its first step. It trains one run after the other: the next steps within half
+a second, which is not counted."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class FixedArm:
     @property
     def seconds(self) -> float:
         """Of one run, guessed."""
-        return self.pace * self.steps + self.scoring + START_UP
+        return self.pace * self.steps + self.scoring
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Fixed:
         overrides = (*one.overrides, *swept, f"seed={seed}")
         claimed = seed <= SWEEP_SEEDS
         return Job(name, arm, seed, rate, one.preset, overrides, one.steps, self.runs, test=claimed)
+
+    def seconds(self, jobs: Sequence[Job]) -> float:
+        """Of these runs, guessed: processes start side by side, once."""
+        return START_UP + sum(self.arms[job.arm].seconds for job in jobs) / self.processes
 
     def reach(self, measured: float | None = None) -> Reach | None:
         """What it can tell, by the assumed noise or the pilot's; None where nothing is compared, or not yet known."""

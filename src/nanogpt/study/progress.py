@@ -55,9 +55,8 @@ class Count:
         seconds = 0.0
         for job in self.waiting.values():
             _, facts = self.at_work.get(job.name, (job, {}))
-            rest = self.fixed.arms[job.arm].scoring + (0.0 if facts else START_UP)
-            seconds += self.pace[job.arm] * (job.steps - facts.get("step", 0)) + rest
-        return seconds / self.fixed.processes
+            seconds += self.pace[job.arm] * (job.steps - facts.get("step", 0)) + self.fixed.arms[job.arm].scoring
+        return seconds / self.fixed.processes + (0.0 if self.at_work or self.done else START_UP)
 
 
 class Lines:
