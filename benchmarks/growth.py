@@ -18,6 +18,7 @@ import json
 import statistics
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def main() -> None:
         print("RESULT " + json.dumps(one(args.one)))
         return
     found: list[dict[str, Any]] = []
-    with measure.Busy() as busy:
+    with measure.Busy() as busy, suppress(KeyboardInterrupt):  # what is measured by then is printed
         for shape in points(args.quick):
             _, text = measure.whole_process([sys.executable, __file__, "--one", json.dumps(shape)])
             found.append(json.loads(text.rpartition("RESULT ")[2]))
@@ -120,6 +121,8 @@ def main() -> None:
                 f"{shape['axis']:8s} {shape[shape['axis']]:5d} {found[-1]['microseconds_a_token']:8.1f} us a token "
                 f"{found[-1]['flops'] / 1e9:6.0f} GFLOP/s {found[-1]['bytes'] / 1e6:8.0f} MB"
             )
+    if not found:
+        raise SystemExit(130)
     rate = statistics.median(p["flops"] for p in found)
     result = {"rate": rate, "points": found, "others_share_of_cores": busy.share, "machine": measure.machine()}
     if args.json:

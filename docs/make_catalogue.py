@@ -135,7 +135,8 @@ def page() -> str:
 WIDTH, HEIGHT, EDGE, SPAN = 300, 180, 26, 4.0
 STYLE = """<style>text{font:10px sans-serif;fill:#444}.axis{stroke:#999}.f,.d{fill:none;stroke-width:2}
 .f{stroke:#0072b2}.d{stroke:#d55e00;stroke-dasharray:5 3}
-@media screen and (prefers-color-scheme:dark){text{fill:#ccc}.axis{stroke:#777}.f{stroke:#56b4e9}.d{stroke:#e69f00}}</style>"""
+@media screen and (prefers-color-scheme:dark){text{fill:#ccc}.axis{stroke:#777}.f{stroke:#56b4e9}.d{stroke:#e69f00}}
+</style>"""
 
 
 def curve(f: Callable[[torch.Tensor], torch.Tensor], title: str) -> str:

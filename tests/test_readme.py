@@ -48,7 +48,7 @@ def test_the_python_of_the_readme_works(tmp_path: Path) -> None:
     assert code.count("train.steps=2") == code.count("my.txt") == 1
     (tmp_path / "my.txt").write_text("".join(f"To be {n} or not to be {n * n}\n" for n in range(300)))
     process("-c", code, cwd=tmp_path)
-    assert (tmp_path / "runs/gpt-my/metrics.jsonl").exists()
+    assert (tmp_path / "runs/gpt-64-my/metrics.jsonl").exists()
 
 
 @pytest.mark.slow
