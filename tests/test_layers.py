@@ -19,6 +19,7 @@ ORDER = [
     "parts",
     "config",
     "runs",
+    "listing",
     "data",
     "tokenizers",
     "kernels",
@@ -47,7 +48,6 @@ ORDER = [
     "autograd",
     "views",
     "notebook",
-    "dashboard",
     "api",
     "cli",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nanogpt.config import validate
 from nanogpt.errors import UserError
+from nanogpt.listing import list_runs
 from nanogpt.observers import around, cadence, store
 from nanogpt.observers.around import Observer
 from nanogpt.observers.attach import attach
@@ -26,7 +27,7 @@ from nanogpt.observers.neurons import STATES, histories, states
 from nanogpt.observers.observer import observe
 from nanogpt.observers.probes import Probe
 from nanogpt.observers.store import Layers, Observation, Units
-from nanogpt.runs import OBSERVED, Run, list_runs
+from nanogpt.runs import OBSERVED, Run
 from nanogpt.training.loop import resume, train
 from tests.helpers import make, tokens
 

@@ -17,8 +17,9 @@ import pytest
 from nanogpt import runs
 from nanogpt.config import RunConfig, validate
 from nanogpt.errors import RunError, UserError
+from nanogpt.listing import list_runs
 from nanogpt.parts import parts_from
-from nanogpt.runs import Run, default_name, diff, list_runs, own_parts
+from nanogpt.runs import Run, default_name, diff, own_parts
 
 
 def a_config(**model: object) -> RunConfig:

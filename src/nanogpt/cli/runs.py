@@ -22,7 +22,8 @@ def runs(
     nanogpt runs
     nanogpt runs runs/modern-python runs/mine
     """
-    from nanogpt.runs import Run, best_row, diff, list_runs
+    from nanogpt.listing import list_runs
+    from nanogpt.runs import Run, best_row, diff
 
     if two and len(two) != 2:
         raise UserError("two runs are compared; without any, all are listed")
