@@ -478,6 +478,8 @@ def test_what_was_kept_and_what_was_not_is_said(capsys: pytest.CaptureFixture[st
     assert "window / context 0.0625 (0.031)" in changed and "layers AAB (AAAB)" in changed
     kept, _ = proportions_kept("command-r7b", scaled("command-r7b", "50M"))
     assert "layers AAAB" in kept
+    kept, changed = proportions_kept("lstm", scaled("lstm", "100K"))
+    assert kept.startswith("as in lstm, within a tenth: ") and "heads" not in kept + changed  # it has none
     show(["gemma-3-1b"], scale="3M")
     out = capsys.readouterr().out
     assert "as in gemma-3-1b, within a tenth: " in out and "otherwise: " in out

@@ -87,10 +87,10 @@ def proportions_kept(preset: str, config: RunConfig, overrides: Iterable[str] = 
         rows.append(("layers", cycle, whole, cycle == whole))
     for knob in ("heads", "head_dim"):
         small, large = (in_words(found.sizes(knob)) for found in (now, before))
-        rows.append((knob, small, large, small == large))
+        rows += [(knob, small, large, small == large)] if large else []
     kept = ", ".join(f"{name} {small}" for name, small, _, near in rows if near)
     changed = ", ".join(f"{name} {small} ({large})" for name, small, large, near in rows if not near)
-    return f"as in {preset}, within a tenth: {kept}", f"otherwise: {changed}"
+    return f"as in {preset}, within a tenth: {kept or 'nothing'}", f"otherwise: {changed or 'nothing'}"
 
 
 def _resolved(model: ModelConfig, vocab_size: int) -> ModelConfig:
