@@ -111,6 +111,7 @@ def load(path: Path | str | Run, checkpoint: str = "best") -> Loaded:
         raise RunError(f"{run.tokenizer_path} is not the one that this run was trained with (its sha256 differs)")
     with run.own_parts():
         model = LanguageModel(config.model)
+    tokenizer.check_fits(model.vocab_size, str(run.tokenizer_path))
     checkpoints.load_weights(model, found.weights, found.path)
     model.to(machine.choose_device("auto")).eval()
     return Loaded(run, config, model, tokenizer, found.progress.step)

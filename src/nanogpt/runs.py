@@ -48,6 +48,11 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / CHECKPOINTS).is_dir()
 
 
+def check_name(name: str) -> None:
+    if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name) or len(name.encode()) > 200:
+        raise UserError(f"--name {name!r}: must be one folder's name, up to 200 bytes, not starting with a dot")
+
+
 def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -84,8 +89,8 @@ class Run:
         """As `create`, of files that hold whatever they do. `stem`: what a name that is not given begins with."""
         out, fixed = Path(out), name is not None
         stem = stem if name is None else name
-        if fixed and (not re.fullmatch(r"[^./\\\0][^/\\\0]*", stem) or len(stem.encode()) > 200):
-            raise UserError(f"--name {name!r}: must be one folder's name, up to 200 bytes, not starting with a dot")
+        if fixed:
+            check_name(stem)
         beside = out / f".{stem}.{secrets.token_hex(4)}"
         try:
             with one_line(f"make a run in {out}"):

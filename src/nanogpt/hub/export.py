@@ -59,7 +59,7 @@ def export_run(
     }
     if tokenizer is not None:
         files["tokenizer.json"] = tokenizer.json.encode()
-        files["tokenizer_config.json"] = as_json(_tokenizer_config(tokenizer, config.context))
+        files["tokenizer_config.json"] = as_json({**_tokenizer_config(tokenizer, config.context), **family.tokenizer})
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with one_line(f"write {path}"):

@@ -85,6 +85,8 @@ def solve(node: ast.expr, value: Any, bind: Bind, layer: int | None) -> bool:
             return bind(key, value, None)
         case ast.Subscript(value=ast.Name(id=key), slice=ast.Name(id="layer")):
             return bind(key, value, layer)
+        case ast.Compare(left=ast.Name(id=key), ops=[ast.Is()]) if value:  # x is None
+            return bind(key, None, None)
         case ast.Constant(value=constant):
             return bool(constant == value)
         case ast.BoolOp(op=ast.Or(), values=[inner, ast.Constant(value=other)]):

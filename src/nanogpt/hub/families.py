@@ -11,6 +11,7 @@
                 another tensor; `dropped` what it may hold that is no weight; `prefix` what its names may lack
     [needs]     what `transformers` asks of a config.json beyond that, as expressions, each with what to say of a model
                 that fails; not taken over by a family that is like this one
+    [tokenizer] what an export's tokenizer_config.json says besides, likewise
 
 Every other key of a config.json is refused by name, unless IRRELEVANT or the family's `ignored` has it.
 """
@@ -33,15 +34,17 @@ from nanogpt.spec import compress, parse, to_text
 FOLDER = resources.files("nanogpt.hub") / "families"
 IRRELEVANT = (
     "*token_id", "*_token_ids", "use_cache", "*dropout*", "*pdrop", "initializer_range", "torch_dtype", "dtype",
-    "transformers_version", "architectures", "model_type", "_name_or_path", "name_or_path", "auto_map",
+    "transformers_version", "architectures", "model_type", "_name_or_path", "name_or_path", "auto_map*",
     "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "output_attentions",
     "output_hidden_states", "return_dict", "return_dict_in_generate", "torchscript", "gradient_checkpointing",
     "pretraining_tp", "id2label.*", "label2id.*", "task_specific_params.*", "problem_type", "chunk_size_feed_forward",
     "cache_implementation", "is_encoder_decoder", "is_decoder", "tokenizer_class", "_num_labels", "num_labels",
-    "finetuning_task", "use_flash_attention*", "_flash_attn*",
+    "finetuning_task", "use_flash_attention*", "_flash_attn*", "output_past", "transformers.js_config.*",
 )  # fmt: skip
 """Keys that change no logit at inference: ids, dropout, how it is computed, how it was trained."""
 WORDS = ("or", "null", "write")
+OWN = ("needs", "tokenizer")
+"""Tables that a family does not take over from the one that it is like."""
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 PER_LAYER = ("position", "mixer", "ffn", "norm", "layout")
 
@@ -100,6 +103,7 @@ class Family:
     dropped: tuple[str, ...]
     prefix: str
     needs: Mapping[str, str]
+    tokenizer: Mapping[str, Any]
 
 
 @cache
@@ -108,7 +112,7 @@ def _tables(name: str) -> dict[str, Any]:
     tables = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     base: dict[str, Any] = _tables(tables["like"]) if "like" in tables else {"depth": -1}
     merged = {k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in tables.items()}
-    return {**base, **merged, "depth": base["depth"] + 1, "needs": tables.get("needs", {})}
+    return {**base, **merged, "depth": base["depth"] + 1, **{k: tables.get(k, {}) for k in OWN}}
 
 
 @cache
@@ -139,6 +143,7 @@ def family(name: str) -> Family:
         dropped=tuple(tables.get("dropped", ())),
         prefix=tables.get("prefix", ""),
         needs=tables.get("needs", {}),
+        tokenizer=tables.get("tokenizer", {}),
     )
 
 

@@ -19,7 +19,7 @@ from nanogpt.hub.families import Family, Values, family_of, read_keys, to_model
 from nanogpt.hub.source import Source
 from nanogpt.hub.tensors import Row, from_theirs, rows
 from nanogpt.model.language_model import LanguageModel, resolve_model
-from nanogpt.runs import Run
+from nanogpt.runs import Run, check_name
 from nanogpt.tokenizers import read_tokenizer
 from nanogpt.training import checkpoint as checkpoints
 
@@ -65,10 +65,11 @@ def load(source: Source) -> tuple[LanguageModel, Parts]:
 def import_run(source: Source, *, out: Path | str, name: str) -> Run:
     """Write a run folder that holds the model at step 0, as though it had been trained here. Whole or not at all."""
     out = Path(out)
+    check_name(name)
     if (out / name).exists():
         raise UserError(f"{out / name} exists already; give another --name")
     model, parts = load(source)
-    facts = _facts(source, parts.family)
+    facts = _facts(source, parts)
     beside = out / f".{secrets.token_hex(4)}"
     files = {} if source.tokenizer is None else {"tokenizer.json": source.tokenizer.encode()}
     try:
@@ -86,10 +87,11 @@ def _run_config(parts: Parts) -> RunConfig:
     return validate({"preset": parts.family.name, "model": parts.config.model_dump(), "tokenizer": "tokenizer.json"})
 
 
-def _facts(source: Source, family: Family) -> dict[str, Any]:
-    """environment.json. UserError for a tokenizer that cannot be read."""
-    facts: dict[str, Any] = {"imported": source.name, "family": family.name, "documents": True}
+def _facts(source: Source, parts: Parts) -> dict[str, Any]:
+    """environment.json. UserError for a tokenizer that cannot be read, or is another model's."""
+    facts: dict[str, Any] = {"imported": source.name, "family": parts.family.name, "documents": True}
     if source.tokenizer is not None:
         tokenizer = read_tokenizer(source.tokenizer, f"the tokenizer of {source.name}")
+        tokenizer.check_fits(parts.config.vocab_size, f"the tokenizer of {source.name}")
         facts["tokenizer_sha256"] = tokenizer.fingerprint
     return {**facts, "launches": [{"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}]}

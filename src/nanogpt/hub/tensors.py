@@ -133,7 +133,7 @@ def from_theirs(
         if tensor.dtype not in NUMBERS:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{where}: tensor '{name}' holds {kind}, not numbers of 16, 32 or 64 bits with a point")
-        if not tensor.isfinite().all():
+        if not tensor.float().isfinite().all():
             raise UserError(f"{where}: tensor '{name}' has numbers that are not finite")
         try:
             yield from row.split(tensor, shapes).items()

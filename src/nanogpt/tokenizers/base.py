@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -58,6 +59,19 @@ class Tokenizer(ABC):
     def fingerprint(self) -> str:
         """sha256 of its json: two tokenizers with the same one encode alike."""
         return hashlib.sha256(self.json.encode()).hexdigest()
+
+    def check_fits(self, vocab_size: int, where: str) -> None:
+        """UserError where a text may have ids that a model of so many tokens has not. Special tokens beyond them, such
+        as Gemma 3's for images, come of no text."""
+        if self.vocab_size <= vocab_size:
+            return
+        parts = json.loads(self.json)
+        vocab = parts["model"]["vocab"]
+        ids = set(range(len(vocab)) if isinstance(vocab, list) else vocab.values())
+        for row in parts.get("added_tokens") or ():
+            (ids.discard if row["special"] and row["id"] not in (self.eot, self.bos) else ids.add)(row["id"])
+        if max(ids) >= vocab_size:
+            raise UserError(f"{where} has {max(ids) + 1} tokens, and the model {vocab_size}: it is another model's")
 
     def save(self, path: Path | str) -> None:
         """Write tokenizer.json."""
