@@ -152,7 +152,7 @@ def speed(rounds: int, tokens: int, program: Path | None) -> dict[str, Any]:
         if program is not None:
             thunks["llama2.c x1"] = llama2c(program, model, Path(folder), tokens)
         with Busy() as busy:
-            rates = in_turn(thunks, rounds)
+            rates = in_turn({name: partial(_told, name, rate) for name, rate in thunks.items()}, rounds)
     middle = medians(rates)
     count = sum(p.numel() for p in model.parameters())
     return {
@@ -167,6 +167,13 @@ def speed(rounds: int, tokens: int, program: Path | None) -> dict[str, Any]:
         "others_share": round(busy.share, 2),
         **machine(),
     }  # fmt: skip
+
+
+def _told(name: str, rate: Callable[[], float]) -> float:
+    """A rate, said at once: whoever stops the benchmark has what is measured by then."""
+    found = rate()
+    say(f"{name}: {found:.1f} tokens a second")
+    return found
 
 
 def _ratios(middle: Mapping[str, float]) -> dict[str, float]:
