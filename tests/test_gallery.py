@@ -282,6 +282,9 @@ def test_show_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert facts["preset"] == "qwen3-8b-1M" and abs(facts["total_parameters"] - 10**6) < 10**5
     with pytest.raises(UserError, match="draws one model"):
         show(["gpt2", "llama"], svg=tmp_path / "b.svg")
+    for path, wrong in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.svg", "there is no folder")):
+        with pytest.raises(UserError, match=f"{wrong}.*nearest: --svg bigram.svg"):
+            show(["bigram"], svg=path)
 
 
 # ---- wiring and drawings

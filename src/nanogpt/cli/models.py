@@ -52,6 +52,9 @@ def show(
     if svg is not None:
         if len(models) > 1:
             raise UserError(f"--svg draws one model, not {len(models)}")
+        if svg.is_dir() or not svg.parent.is_dir():
+            what = "is a folder" if svg.is_dir() else f"there is no folder {svg.parent}"
+            raise UserError(f"--svg {svg}: {what}; nearest: --svg {Path(names[0]).name}.svg")
         from nanogpt.diagram import svg as draw
         from nanogpt.files import write_whole
 
