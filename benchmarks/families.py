@@ -179,7 +179,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "",
         f"Each family's first preset at about {BUDGET} parameters, same weights, fp32, a CPU, in turn in one process: "
         "`python benchmarks/families.py`, `--compiled`. Milliseconds of ours and of theirs, the fastest of "
-        f"{STEPS} steps and of {TEXTS} texts, and how many times faster ours is.",
+        f"{STEPS} steps and of {TEXTS} texts in one process or more, and how many times faster ours is.",
         f"A step: forward, loss, backward, AdamW on {BATCH} x {TIME} tokens. Generation: {TOKENS} greedy tokens after "
         f"{PROMPT}, one row, with a cache; its compiled column is theirs with a static cache and a compiled step "
         "beside ours, which is not compiled. For both, freed memory is kept, as `nanogpt train` does.",
@@ -224,12 +224,14 @@ def main() -> None:
     given.rows.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     for family in () if given.table else given.only or first_presets():
-        path = given.rows / f"{family}.json"
+        path, preset = given.rows / f"{family}.json", first_presets()[family]
         kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("preset") != preset:  # of another model
+            kept = {}
         if given.again or not set(columns(given.compiled)) <= set(kept):
             say(f"measuring {family}")
             torch.compiler.reset()
-            row = measure(*prepare(first_presets()[family], given.compiled))
+            row = measure(*prepare(preset, given.compiled))
             path.write_text(json.dumps(fastest(kept, row)))
     rows = {path.stem: json.loads(path.read_text()) for path in sorted(given.rows.glob("*.json"))}
     PAGE.write_text(table(rows), encoding="utf-8")

@@ -70,7 +70,7 @@ def test_norms_by_formula() -> None:
 
 @pytest.mark.parametrize("weight", ["ones", "plus_one", "none"])
 def test_rms_norm_goes_back_as_pytorchs_does(weight: str) -> None:
-    """Its backward pass is written out: first and second derivatives, of heads that lie across memory as well."""
+    """Its backward pass is its own: first and second derivatives, of heads that lie across memory as well."""
     part = randomised(f"rmsnorm(eps=0.1, weight={weight})", 12).double()
     x = torch.randn(2, 5, 3, 12, dtype=torch.float64).transpose(1, 2).requires_grad_()
     given, grad = [x, *part.parameters()], torch.randn(2, 3, 5, 12, dtype=torch.float64)
@@ -81,8 +81,9 @@ def test_rms_norm_goes_back_as_pytorchs_does(weight: str) -> None:
     y = part(x)
     assert "RootMeanSquare" in y.grad_fn.name()
     firsts = [torch.autograd.grad(out, given, grad, create_graph=True) for out in (y, pytorchs(*given))]
-    seconds = [torch.autograd.grad(sum((f**2).sum() for f in first), given) for first in firsts]
-    for found, wanted in (firsts, seconds):
+    seconds = [torch.autograd.grad(sum((f**2).sum() for f in first), given, retain_graph=True) for first in firsts]
+    alone = torch.autograd.grad(y, given, grad)  # no second one wanted: by another path
+    for found, wanted in (firsts, seconds, (alone, firsts[1])):
         torch.testing.assert_close(found, wanted)
     with torch.no_grad():
         torch.testing.assert_close(part(x), y)

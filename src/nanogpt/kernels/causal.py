@@ -1,7 +1,7 @@
 """Plain causal attention on a CPU, as batched products of blocks.
 
 torch's fused kernel for CPUs works through fp32 products whatever the dtype: in bf16 at (64, 6, 256, 64) it took 155 ms
-forward and backward, this 54. In fp32 its backward pass is the slow part: 59 ms at (4, 9, 512, 64), this 43
+forward and backward, this 54. In fp32 its backward pass is the slow part: 59 ms at (4, 9, 512, 64), this 40
 (docs/LOG.md). B batch, H heads, T tokens, E head_dim, N = B H rows of one head.
 """
 
@@ -63,14 +63,18 @@ class Causal(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_NTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q_NTE, k_NTE, v_NTE, *weights = ctx.saved_tensors  # q times the scale
-        dq, dk, dv = torch.empty_like(q_NTE), torch.zeros_like(k_NTE), torch.zeros_like(v_NTE)
-        for (start, end), p in zip(_blocks(q_NTE), weights, strict=True):
-            grad = grad_NTE[:, start:end]
-            dv[:, :end].baddbmm_(p.mT, grad)
+        dq, dk, dv = torch.empty_like(q_NTE), torch.empty_like(k_NTE), torch.empty_like(v_NTE)
+        for (start, end), p in reversed(list(zip(_blocks(q_NTE), weights, strict=True))):
+            q, grad = q_NTE[:, start:end], grad_NTE[:, start:end]
             dp = torch.bmm(grad, v_NTE[:, :end].mT)
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
             dq[:, start:end] = torch.bmm(ds, k_NTE[:, :end])
-            dk[:, :end].baddbmm_(ds.mT, q_NTE[:, start:end])
+            if end == k_NTE.shape[1]:  # the last block, which sees all keys: others add to what it writes
+                torch.bmm(ds.mT, q, out=dk)
+                torch.bmm(p.mT, grad, out=dv)
+            else:
+                dk[:, :end] += torch.bmm(ds.mT, q)
+                dv[:, :end] += torch.bmm(p.mT, grad)
         return dq.mul_(ctx.scale), dk, dv, None
 
 

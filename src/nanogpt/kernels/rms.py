@@ -24,7 +24,9 @@ class RootMeanSquare(torch.autograd.Function):
 
         dx = r h - x r^3 mean(h x),  dw = sum of g x r over all vectors.
 
-    r is worked out again on the way back, so that a second derivative comes out right, and nothing but x is kept.
+    torch's kernel for the backward pass of layer norm, told that all means are 0, does this in two passes over the
+    numbers, but also takes r mean(h) away, which is put back. r is worked out again on the way back, and nothing but x
+    is kept.
     """
 
     generate_vmap_rule = True
@@ -43,12 +45,15 @@ class RootMeanSquare(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         D, r = x.shape[-1], _inverse(x, ctx.eps)
-        gx_ND = (grad * x).reshape(-1, D)
-        if weight is None:
-            h, dot, dw = grad, gx_ND.sum(-1), None
-        else:
-            h, dot, dw = grad * weight, gx_ND.mv(weight), gx_ND.t().mv(r.reshape(-1))
-        return torch.addcmul(h * r, x, r.pow(3).mul_(dot.view(r.shape)), value=-1 / D), dw, None
+        if torch.is_grad_enabled():  # a second derivative is wanted, which that kernel has not
+            h = grad if weight is None else grad * weight
+            dw = None if weight is None else (grad * x * r).reshape(-1, D).sum(0)
+            return r * h - x * r.pow(3) * (h * x).mean(-1, keepdim=True), dw, None
+        dx, dw, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x, [D], torch.zeros_like(r), r, weight, None, [True, weight is not None, False]
+        )
+        sum_h = grad.sum(-1) if weight is None else grad.reshape(-1, D).mv(weight)
+        return dx.add_(sum_h.view(r.shape).mul(r).div_(D)), dw, None
 
 
 def _inverse(x: Tensor, eps: float) -> Tensor:
