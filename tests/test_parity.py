@@ -245,7 +245,7 @@ def test_what_a_family_cannot_say_is_not_lost_on_the_way(model_type: str, change
     """Either another family says it, all of it, or it is refused."""
     few: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
                            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "use_bias": False,
-                           "sliding_window": None}  # fmt: skip
+                           "sliding_window": None, "layer_types": ["full_attention"] * 2}  # fmt: skip
     name = families()[model_type].model_types[0]
     known = {k: v for k, v in few.items() if k in transformers.AutoConfig.for_model(name).to_dict()}
     plain = understand({"model_type": name, **known}, "few").config
@@ -303,6 +303,38 @@ def test_a_wrong_table_would_be_found() -> None:
     ids = torch.randint(VOCAB, (1, 16))
     with torch.no_grad():
         assert (ours(ids) - theirs(ids).logits).abs().max() > 1e-2
+
+
+TOP = {"rope_scaling": None, "rope_theta": 1234.5}
+OLMO = {"factor": 8.0, "original_max_position_embeddings": 16, "attention_factor": 1.2, "rope_type": "yarn"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "says"),
+    [
+        ("olmo3", {"rope_theta": 500000, "rope_scaling": None}),
+        ("olmo3", {"rope_theta": 500000, "rope_scaling": OLMO}),
+        ("gemma3_text", {**TOP, "rope_local_base_freq": 55.5}),
+        ("gemma3_text", {"rope_theta": 1234.5, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}),
+        ("smollm3", TOP),
+        ("cohere2", TOP),
+        ("exaone4", TOP),
+        ("qwen3", {"rope_theta": 1234.5, "rope_scaling": {**YARN, "factor": 2.5, "truncate": None}}),
+    ],
+)
+def test_positions_as_files_of_transformers_4_say_them(model_type: str, says: dict[str, Any], tmp_path: Path) -> None:
+    """At the top and without `rope_parameters`, as in allenai/Olmo-3-7B and google/gemma-3-1b-it."""
+    saved, _, _ = both(draw(model_type, 3), 3)
+    saved.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    scaling = says["rope_scaling"] and {k: v for k, v in says["rope_scaling"].items() if k != "rope_theta"}
+    config = {k: v for k, v in config.items() if k != "rope_parameters"} | says | {"rope_scaling": scaling}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ours, _ = load(open_folder(tmp_path))
+    ids = torch.randint(VOCAB, (2, TIME))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)
 
 
 def test_a_key_that_no_family_has_is_refused_by_name() -> None:

@@ -14,6 +14,7 @@ from nanogpt.hub.export import export_run, to_theirs
 from nanogpt.hub.load import import_run, understand
 from nanogpt.hub.source import Source
 from nanogpt.model.language_model import LanguageModel
+from nanogpt.spec import expand
 from nanogpt.tokenizers import load_tokenizer, make_tokenizer
 
 SIZES: dict[str, Any] = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4,
@@ -88,6 +89,71 @@ def test_a_configuration_as_published_is_read(name: str) -> None:
 def test_what_such_a_key_would_change_is_refused(name: str, key: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"{key}={str(value).lower()} has no part here"):
         understand({**sized(PUBLISHED[name]), key: value}, name)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gemma3_text", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("value", [None, False])
+def test_a_model_that_looks_ahead_is_refused(model_type: str, value: bool | None) -> None:
+    """`transformers` takes null for false, where a key that is left out would be true."""
+    own = {"gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2}, "gpt_neox": {"num_key_value_heads": None}}
+    config = {**sized({"model_type": model_type}), **own.get(model_type, {})}
+    assert understand({**config, "is_causal": True}, "x").config == understand(config, "x").config
+    with pytest.raises(UserError, match=r"is_causal=(none|false) has no part here; nearest: true"):
+        understand({**config, "is_causal": value}, "x")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "match"),
+    [
+        ("gemma2", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping=0 leaves no logit; nearest: null"),
+        ("gemma2", {"final_logit_softcapping": 0}, "final_logit_softcapping=0 leaves no logit; nearest: null"),
+        ("gemma3_text", {"final_logit_softcapping": 0.0}, "final_logit_softcapping=0 leaves no logit"),
+        ("gemma3_text", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping=0.0 has no part here; nearest: null"),
+        ("nanochat", {"final_logit_softcapping": 0.0}, "final_logit_softcapping=0 leaves no logit"),
+        ("qwen3", {"layer_types": ["full_attention"] * 3}, "layer_types has 3 entries for 4 layers"),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 5}, "layer_types has 5 entries for 4 layers"),
+        ("cohere2", {"layer_types": []}, "layer_types has 0 entries for 4 layers"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers has 2 entries for 4 layers"),
+        ("mistral", {"sliding_window": 0}, "sliding_window=0 lets a token see nothing; nearest: null"),
+        ("phi3", {"sliding_window": 0}, "sliding_window=0 lets"),
+        ("olmo3", {"sliding_window": 0}, "sliding_window=0 lets"),
+        ("qwen2", {"sliding_window": 0, "use_sliding_window": True}, "sliding_window=0 lets"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 4}, "layer_types has .*use_sliding_window=false"),
+        ("olmo3", {"sliding_window": None}, "layer_types has sliding_attention, but sliding_window=none"),
+        ("gemma2", {"num_attention_heads": 0}, "num_attention_heads=0 must be at least 1"),
+        (
+            "gpt_neox",
+            {"num_attention_heads": 0, "num_key_value_heads": None},
+            "num_attention_heads=0 must be at least 1",
+        ),
+        ("qwen3", {"num_key_value_heads": 0}, "num_key_value_heads=0 must be at least 1"),
+        ("granite", {"num_hidden_layers": 0}, "num_hidden_layers=0 must be at least 1"),
+        ("gpt2", {"n_embd": 32, "n_head": 0, "n_layer": 2}, "n_head=0 must be at least 1"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3 needs factor, low_freq_factor and"),
+    ],
+)
+def test_what_no_model_can_mean_is_refused_by_its_name(model_type: str, changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=f"^x: .*{match}"):
+        understand({**sized({"model_type": model_type}), **changes}, "x")
+
+
+def test_no_window_is_needed_where_no_layer_has_one() -> None:
+    full, zero = {"layer_types": ["full_attention"] * 4, "sliding_window": None}, {"sliding_window": 0}
+    for config in ({"model_type": "olmo3", **full}, {"model_type": "gemma2", **full}, {"model_type": "qwen2", **zero}):
+        assert not any("window=4096" in str(mixer) for mixer in understand(sized(config), "x").config.mixer)
+    longer = {"model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1, 0, 0]}  # "at least" as many, its config says
+    shorter = {**longer, "no_rope_layers": [1, 0, 1, 1]}
+    assert understand(sized(longer), "x").config == understand(sized(shorter), "x").config
+
+
+def test_olmo_3_turns_both_kinds_of_layer_from_one_base() -> None:
+    """A theta of its own beside no `rope_parameters` is every layer's (`Olmo3Model` of transformers 4.57 builds both
+    rotary embeddings from `config.rope_theta`); transformers 5 keeps 500000 in layers with a window."""
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192, "attention_factor": 1.2}
+    config = understand(sized({"model_type": "olmo3", "rope_theta": 1234.5, "rope_scaling": yarn}), "x").config
+    positions = [str(p) for p in expand(config.position, config.n_layers)]
+    assert all("base=1234.5" in p for p in positions)
+    assert ["yarn" in p for p in positions] == [False, False, False, True]
 
 
 def test_a_pattern_in_letters_is_refused_where_it_would_be_needed() -> None:

@@ -87,6 +87,16 @@ def test_a_folder_that_is_not_a_run_is_refused_with_the_nearest(tmp_path: Path) 
         Run.open(tmp_path / "shakespear-1")
 
 
+def test_a_published_folder_in_place_of_a_run_is_told_what_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a model").mkdir()
+    (tmp_path / "a model/config.json").write_text('{"model_type": "llama", "hidden_size": 8}')
+    with pytest.raises(
+        UserError, match=r"published model, not a run; first: nanogpt import '.*a model' --name"
+    ) as error:
+        Run.open(tmp_path / "a model")
+    assert error.value.status == 2
+
+
 def test_a_damaged_configuration_is_one_line(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "a", a_config())
     (run.path / "config.json").write_text('{"preset": ')

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -112,6 +113,9 @@ class Run:
             names = sorted(p.parent.name for p in path.parent.glob("*/config.json"))
             hint = nearest(path.name, names) if names else ""
             raise UserError(f"{path} is not a run (no config.json in it){hint}")
+        if not (path / CHECKPOINTS).is_dir() and "model_type" in Run(path).settings():
+            name = shlex.quote(str(path))
+            raise UserError(f"{path} is a published model, not a run; first: nanogpt import {name} --name NAME")
         return Run(path)
 
     def discard(self) -> None:

@@ -24,6 +24,7 @@ ALLOWED = (
     ast.operator, ast.UnaryOp, ast.unaryop, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop, ast.IfExp,
 )  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "len": len,
     "where": lambda flags, yes, no: [yes if flag else no for flag in flags],
 }
 

@@ -6,6 +6,7 @@
                 is left out (`or`) or null (`null`), what an export writes where no part of ours says it (`write`)
     [fixed]     keys that may have one of these values only: we have no part for another
     [choices]   a value that depends on another one: `by` an expression, then a template for each of its values
+    [checks]    what holds of every config.json that can be read, as expressions, each with what to say where one fails
     [model]     our parts, as templates; `layer` in them makes a list, one for each layer
     [tensors]   see tensors.py; [also] another name that a tensor may have; [tied] a copy that a checkpoint may hold of
                 another tensor; `dropped` what it may hold that is no weight; `prefix` what its names may lack
@@ -28,7 +29,7 @@ from typing import Any
 
 from nanogpt.config import ModelConfig, validate
 from nanogpt.errors import UserError, nearest
-from nanogpt.hub.expressions import Template, evaluate, read
+from nanogpt.hub.expressions import HOLE, Template, evaluate, read
 from nanogpt.spec import compress, parse, to_text
 
 FOLDER = resources.files("nanogpt.hub") / "families"
@@ -96,6 +97,7 @@ class Family:
     fixed: Mapping[str, list[Any]]
     ignored: tuple[str, ...]
     choices: Mapping[str, Choice]
+    checks: Mapping[str, str]
     model: Mapping[str, Template]
     tensors: Mapping[str, str]
     also: Mapping[str, str]
@@ -136,6 +138,7 @@ def family(name: str) -> Family:
         fixed=tables.get("fixed", {}),
         ignored=tuple(tables.get("ignored", ())),
         choices=choices,
+        checks=tables.get("checks", {}),
         model={key: Template(value) for key, value in tables["model"].items()},
         tensors={key: value for key, value in tables["tensors"].items() if value},
         also=tables.get("also", {}),
@@ -227,7 +230,7 @@ def read_keys(family: Family, config: Mapping[str, Any], where: str) -> dict[str
     rows = flat(config)
     places = {at: name for name, key in family.keys.items() for at in key.at}
     for at, value in rows.items():
-        if value is None:  # whatever it is, it is not there
+        if value is None and at != "is_causal":  # not there, whatever it is; but is_causal, which counts as false then
             continue
         shown = as_text(value)[:60]
         if at in places or any(fnmatch(at, pattern) for pattern in (*IRRELEVANT, *family.ignored)):
@@ -260,6 +263,10 @@ def to_model(family: Family, given: Mapping[str, Any], where: str) -> ModelConfi
         whole = {name: template.fill(values) for name, template in family.model.items() if name not in PER_LAYER}
         fields: dict[str, Any] = {k: v if isinstance(v, int) else to_text(v) for k, v in whole.items()}
         n_layers = validate({"model": fields}).model.n_layers  # before as many layers are written out
+        for test, said in family.checks.items():
+            if not evaluate(read(test), values):
+                filled = HOLE.sub(lambda hole: as_text(evaluate(read(hole[1]), values)), said)
+                raise UserError(f"{where}: {filled}")
         for name in PER_LAYER:
             if name in family.model:
                 layers = [family.model[name].fill(Values(family, given, where, n)) for n in range(n_layers)]
