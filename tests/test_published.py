@@ -129,6 +129,16 @@ def test_a_model_that_looks_ahead_is_refused(model_type: str, value: bool | None
         ("qwen3", {"num_key_value_heads": 0}, "num_key_value_heads=0 must be at least 1"),
         ("granite", {"num_hidden_layers": 0}, "num_hidden_layers=0 must be at least 1"),
         ("gpt2", {"n_embd": 32, "n_head": 0, "n_layer": 2}, "n_head=0 must be at least 1"),
+        (
+            "exaone4",
+            {"layer_types": ["full_attention"] * 4, "rope_scaling": {"rope_type": "mrope"}},
+            "rope_type=mrope has",
+        ),
+        (
+            "cohere2",
+            {"layer_types": ["full_attention"] * 4, "rope_scaling": {"rope_type": "su7"}},
+            "rope_type=su7 has no",
+        ),
         ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3 needs factor, low_freq_factor and"),
     ],
 )
