@@ -266,6 +266,20 @@ def test_layers_that_differ_are_counted_side_by_side() -> None:
     assert rows["pattern"][1] == "AAAAAB AAAAAB AAAAAB AAAAAB AA"
 
 
+def test_a_knob_is_explained_only_by_models_that_have_it() -> None:
+    rows = compare([describe(compose(name)) for name in ("gpt2", "olmo-2-1b")])
+    (base,) = [row["what"] for row in rows if row["key"] == "position.base"]
+    assert len(base) == 1 and "2 pi base tokens" in base[0]  # rotary's: learned places have no base
+
+
+def test_one_layer_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    show(["rnn"])
+    out = capsys.readouterr().out
+    assert ", 1 layer, dim" in out and "\n1 layer: " in out and "1 layers" not in out
+    show(["qwen3-8b", "model.n_layers=2"])
+    assert ", 2 layers, dim" in capsys.readouterr().out
+
+
 def test_show_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show(["gemma-3-1b"], svg=tmp_path / "a.svg")
     out = capsys.readouterr().out

@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import json
 import random
+import shlex
 import shutil
 import struct
 import threading
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanogpt.api import load as load_run
+from nanogpt.cli import hub as commands
 from nanogpt.config import compose
 from nanogpt.errors import UserError
 from nanogpt.generate import Sampling, generate
@@ -141,6 +143,15 @@ def trained(tmp_path: Path, **fields: Any) -> Run:
     run.save_environment({})
     checkpoints.save(run, checkpoints.Progress(), make(**config.model.model_dump()), [])
     return run
+
+
+def test_the_command_names_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = trained(tmp_path), tmp_path / "my out"
+    commands.export(run.path, out)
+    typed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert typed == ["nanogpt", "compare", str(run.path), str(out)]
+    commands.compare(*typed[2:])
+    assert "they part nowhere" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

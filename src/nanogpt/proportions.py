@@ -42,3 +42,8 @@ def proportions(config: ModelConfig) -> dict[str, list[float]]:
 def in_words(values: Iterable[float]) -> str:
     """[0.03125, 0.03125] -> '0.0312'; values that differ stand side by side."""
     return ", ".join(dict.fromkeys(f"{value:.3g}" for value in values))
+
+
+def counted(n: int, what: str) -> str:
+    """1 layer, 5 layers."""
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -18,7 +18,7 @@ from nanogpt.cost import cost
 from nanogpt.errors import UserError
 from nanogpt.model.language_model import resolve_model
 from nanogpt.pattern import LAYER_FIELDS, Pattern, pattern
-from nanogpt.proportions import in_words, proportions
+from nanogpt.proportions import counted, in_words, proportions
 from nanogpt.spec import Spec, Value, compress, parse
 from nanogpt.tokenizers import expected_size
 
@@ -66,7 +66,7 @@ def became(config: RunConfig, budget: str) -> str:
     total, wanted = cost(model).total, parse_budget(budget)
     line = (
         f"{config.preset}: {total:,} parameters{'' if certain else ' if the vocabulary gets as large as assumed'}, "
-        f"{model.n_layers} layers, dim {model.dim}, context {model.context}, vocabulary {size:,}"
+        f"{counted(model.n_layers, 'layer')}, dim {model.dim}, context {model.context}, vocabulary {size:,}"
     )
     missed = total / wanted - 1
     return line if abs(missed) <= CLOSE else f"{line}; {missed:+.0%} of what was asked: nearer this shape does not come"

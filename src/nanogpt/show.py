@@ -295,10 +295,12 @@ def meaning(model: dict[str, Any], key: str) -> list[str]:
     specs = {text: parse(text) for text in ([model[axis]] if axis in ENDS else model[axis])}.values()
     if not knob:
         return [_what(table, spec) for spec in specs if spec.name in table]
+    values = [spec.knobs[knob] for spec in specs if knob in spec.knobs]
+    if not values:
+        return []
     texts = (knob_text(table[name], knob) for name in {**dict.fromkeys(spec.name for spec in specs), **table}
              if name in table)  # fmt: skip
     does = [next((text for text in texts if text and not text.startswith("as ")), "")]  # not "as of another part"
-    values = [spec.knobs[knob] for spec in specs if knob in spec.knobs]
     inner = [parse(to_text(value)) for value in values if isinstance(value, Spec) or _is_activation(value)]
     return does + [_what(found, value) for value in inner if (found := _table_of(value))]
 

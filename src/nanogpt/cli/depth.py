@@ -9,6 +9,7 @@ from typing import Any
 
 from nanogpt.observers.checks.case import layer_of
 from nanogpt.observers.verdict import spans
+from nanogpt.proportions import counted
 
 WIDTH = 80
 ROWS = 20
@@ -27,7 +28,7 @@ def screen(found: Mapping[str, Any]) -> None:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    size = f"{found['parameters']:,} parameters, {found['n_layers']} layers, dim {found['dim']}"
+    size = f"{found['parameters']:,} parameters, {counted(found['n_layers'], 'layer')}, dim {found['dim']}"
     made = [
         *_fold(f"{found['preset']}: {size}, init={found['init']}"),
         f"{found['tokens']:,} tokens of {found['corpus']}, vocabulary {found['vocab_size']:,}",

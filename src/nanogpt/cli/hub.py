@@ -86,6 +86,7 @@ def export(
     if json:
         return print_json(facts)
     print(f"{run} is {path}, a {family.architecture}")
+    print(f"next:\n  nanogpt compare {shlex.quote(str(run))} {shlex.quote(str(path))}")
     return None
 
 

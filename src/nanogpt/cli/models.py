@@ -154,10 +154,12 @@ def _show_parts(listed: dict[str, dict[str, Any]]) -> None:
 
 def _show_model(facts: dict[str, Any]) -> None:
     from nanogpt.diagram import text
+    from nanogpt.proportions import counted
     from nanogpt.show import size
 
     model, total = facts["model"], facts["total_parameters"]
-    what = (f"{facts['preset']}: {total:,} parameters, {model['n_layers']} layers, dim {model['dim']}, "
+    layers = counted(model["n_layers"], "layer")
+    what = (f"{facts['preset']}: {total:,} parameters, {layers}, dim {model['dim']}, "
             f"context {model['context']}, vocabulary {model['vocab_size']:,} ({facts['vocabulary']})")  # fmt: skip
     first, *kept = facts.get("scaled", [what])
     say(first)
@@ -170,7 +172,7 @@ def _show_model(facts: dict[str, Any]) -> None:
     show_table(made)
     if facts["proportions"]:
         print("proportions: " + ", ".join(f"{name} {said}" for name, said in facts["proportions"].items()))
-    print(f"{model['n_layers']} layers: {facts['pattern']}")
+    print(f"{layers}: {facts['pattern']}")
     if len(facts["kinds"]) > 1:
         print(f"  {facts['letters']}")
     for kind in facts["kinds"]:

@@ -163,9 +163,9 @@ def _planned(fixed: Fixed) -> dict[str, Any]:
 
 
 def _show_plan(fixed: Fixed) -> None:
+    from nanogpt.proportions import counted
     from nanogpt.study.conduct import pilot_arms
     from nanogpt.study.report import reach_lines
-    from nanogpt.study.verdict import counted
     from nanogpt.training.progress import duration
 
     plan, facts = fixed.plan, _planned(fixed)

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from nanogpt.errors import UserError
+from nanogpt.proportions import counted
 from nanogpt.study.execution import Job
 from nanogpt.study.plan import SWEEP_SEEDS, Plan
-from nanogpt.study.verdict import Reach, counted, primary, reach
+from nanogpt.study.verdict import Reach, primary, reach
 
 START_UP = 2.5
 """Seconds from the start of a process to its first step. It trains one run after the other: the next steps within half

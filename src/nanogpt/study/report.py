@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from nanogpt.proportions import counted
 from nanogpt.study.conduct import pilot_arms
 from nanogpt.study.folder import Study
 from nanogpt.study.matching import UNITS
 from nanogpt.study.plan import Check, Claim, Plan
 from nanogpt.study.tables import tables
-from nanogpt.study.verdict import UNKNOWN, Reach, Verdict, counted, percent, units
+from nanogpt.study.verdict import UNKNOWN, Reach, Verdict, percent, units
 
 REPRODUCED, NOT_REPRODUCED, NOT_SETTLED, ANSWERED = "reproduced", "not reproduced", "not settled", "answered"
 

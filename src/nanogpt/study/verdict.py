@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from nanogpt.proportions import counted
 from nanogpt.study.plan import Plan
 from nanogpt.study.statistics import (
     CHOICE,
@@ -151,11 +152,6 @@ def extra(plan: Plan) -> float:
 def percent(confidence: float) -> str:
     """95%, 99.2%."""
     return f"{100 * confidence:.3g}%"
-
-
-def counted(n: int, what: str) -> str:
-    """1 seed, 5 seeds."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def units(plan: Plan) -> str:
