@@ -2,15 +2,16 @@
 
     python benchmarks/families.py --json                        all, nothing compiled: a quarter of a minute a family
     python benchmarks/families.py --compiled --json             the compiled columns: minutes each, mostly compiling
-    python benchmarks/families.py --only qwen3 --again --json   one, measured again: the fastest of all times counts
+    python benchmarks/families.py --only qwen3 --again --json   one, measured again, in place of what is kept
     python benchmarks/families.py --table                       only write docs/families/speed.md from what is kept
 
 Rows are kept in FOLDER/FAMILY.json (--rows), and what they have is not measured again without --again, so the table can
 be made in pieces. Both models have the same weights. A step is forward, loss, backward and AdamW, in fp32: eager beside
 eager, compiled beside compiled. Generation is greedy, with a cache, one row after a prompt of 32 tokens; compiled, it
 is theirs with a static cache beside our usual one, for nothing of ours is compiled there. Each pair runs in turn; a
-ratio is of the fastest of each, above 1 where ours is faster. Freed memory is kept, for both, as `nanogpt train` does:
-else a step is clearing new pages for a third of its time, now in ours, now in theirs.
+ratio is the median over the rounds, above 1 where ours is faster: the machine's clock wanders, but less within a round.
+Freed memory is kept, for both, as `nanogpt train` does: else a step is clearing new pages for a third of its time, now
+in ours, now in theirs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BUDGET, TOKENIZER, VOCABULARY = "30M", "tokenizer=bpe(vocab_size=8192)", 8192
 NEAR = (BUDGET, "29M", "31M", "28M", "32M", "27M", "33M", "26M", "34M", "25M", "35M")
 """Sizes to try: `transformers` does not take every width (Gemma's must be a multiple of its heads)."""
 BATCH, TIME, PROMPT, TOKENS = 4, 128, 32, 64
-STEPS, TEXTS = 8, 4
+STEPS, TEXTS = 12, 6
 """Rounds: how often each pair runs, in turn."""
 PAGE = Path(__file__).parent.parent / "docs" / "families" / "speed.md"
 COLUMNS = ("step", "step_compiled", "generate", "generate_compiled")
@@ -103,8 +104,10 @@ def writing(ours: LanguageModel, theirs: Any, **how: Any) -> tuple[Action, Actio
     return mine, torch.no_grad()(lambda: theirs.generate(ids, **given)[0, PROMPT:].tolist())
 
 
-def times(ours: float, theirs: float) -> dict[str, float]:
-    return {"ours_ms": round(ours, 2), "theirs_ms": round(theirs, 2), "ratio": round(theirs / ours, 3)}
+def times(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The fastest of each, in milliseconds, and the median ratio of what ran side by side."""
+    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+    return {"ours_ms": round(1e3 * min(ours), 2), "theirs_ms": round(1e3 * min(theirs), 2), "ratio": round(ratio, 3)}
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,10 @@ class Duel:
         return self
 
     def fought(self) -> dict[str, float]:
-        """Milliseconds of the fastest round of each, and their ratio."""
+        """Both, in turn."""
         self._mode()
         found = in_turn(dict(zip(("ours", "theirs"), map(timed, self.actions), strict=True)), self.rounds)
-        ours, theirs = map(min, found.values())
-        return times(1e3 * ours, 1e3 * theirs)
+        return times(found["ours"], found["theirs"])
 
     def _mode(self) -> None:
         for model in self.models:
@@ -164,13 +166,6 @@ def measure(row: dict[str, Any], duels: dict[str, Duel]) -> dict[str, Any]:
     return {**row, **found, "others_share": round(busy.share, 2), **machine()}
 
 
-def fastest(kept: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """A row with what was measured of it in earlier processes: what lies where in memory differs by process."""
-    again = set(COLUMNS) & set(kept) & set(row)
-    best = {c: times(*(min(kept[c][who], row[c][who]) for who in ("ours_ms", "theirs_ms"))) for c in again}
-    return kept | row | best
-
-
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """docs/families/speed.md."""
     first, busy = next(iter(rows.values())), max(row["others_share"] for row in rows.values())
@@ -179,7 +174,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "",
         f"Each family's first preset at about {BUDGET} parameters, same weights, fp32, a CPU, in turn in one process: "
         "`python benchmarks/families.py`, `--compiled`. Milliseconds of ours and of theirs, the fastest of "
-        f"{STEPS} steps and of {TEXTS} texts in one process or more, and how many times faster ours is.",
+        f"{STEPS} steps and of {TEXTS} texts, and how many times faster ours is, the median of what ran side by side.",
         f"A step: forward, loss, backward, AdamW on {BATCH} x {TIME} tokens. Generation: {TOKENS} greedy tokens after "
         f"{PROMPT}, one row, with a cache; its compiled column is theirs with a static cache and a compiled step "
         "beside ours, which is not compiled. For both, freed memory is kept, as `nanogpt train` does.",
@@ -232,7 +227,7 @@ def main() -> None:
             say(f"measuring {family}")
             torch.compiler.reset()
             row = measure(*prepare(preset, given.compiled))
-            path.write_text(json.dumps(fastest(kept, row)))
+            path.write_text(json.dumps(kept | row))
     rows = {path.stem: json.loads(path.read_text()) for path in sorted(given.rows.glob("*.json"))}
     PAGE.write_text(table(rows), encoding="utf-8")
     emit(summary(rows), given.json)
