@@ -91,6 +91,9 @@ def test_eval_gives_the_number_that_training_saw(run: Path) -> None:
     assert found["loss"] == pytest.approx(last["val/loss"], abs=1e-6)
     assert found["bpb"] == pytest.approx(last["val/bpb"], abs=1e-6)
     assert found["step"] == 6 and found["split"] == "val"
+    corpus = json.loads((run / "config.json").read_text())["data"]["corpus"]
+    assert found["corpus"] == corpus  # which text it was, also where the run is an imported one
+    assert f"val of {corpus}: " in nanogpt("eval", str(run), cwd=run.parent).stdout
 
 
 def test_sample_is_repeatable_and_greedy_ignores_the_seed(run: Path) -> None:

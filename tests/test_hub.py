@@ -151,7 +151,12 @@ def test_the_command_names_what_to_type_next(tmp_path: Path, capsys: pytest.Capt
     typed = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert typed == ["nanogpt", "compare", str(run.path), str(out)]
     commands.compare(*typed[2:])
-    assert "they part nowhere" in capsys.readouterr().out
+    assert "they part nowhere: they are equal" in capsys.readouterr().out
+
+
+def test_a_run_that_came_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run has no tokenizer\.json, and came without one; put there the one of its"):
+        load_run(trained(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def load(path: Path | str | Run, checkpoint: str = "best") -> Loaded:
     run = path if isinstance(path, Run) else Run.open(path)
     config = run.config()
     found = checkpoints.load(run.checkpoint(checkpoint))
+    if not run.tokenizer_path.exists():
+        raise UserError(f"{run.path} has no tokenizer.json, and came without one; put there the one of its model")
     tokenizer = load_tokenizer(run.tokenizer_path)
     if tokenizer.fingerprint != run.environment().get("tokenizer_sha256", tokenizer.fingerprint):
         raise RunError(f"{run.tokenizer_path} is not the one that this run was trained with (its sha256 differs)")

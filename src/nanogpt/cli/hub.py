@@ -130,5 +130,5 @@ def compare(
     print(f"largest difference over {found.tokens} tokens: {found.logits:.1e} of a logit, {found.nats:.1e} nats; "
           f"the same likeliest token in {found.same_choice:.1%} of places")  # fmt: skip
     if found.parted is None:
-        print("they part nowhere: what differs is rounding")
+        print("they part nowhere: " + ("what differs is rounding" if found.logits else "they are equal"))
     return None

@@ -176,7 +176,8 @@ def evaluate(
     loaded = load(run, checkpoint)
     other, share = _mixed_with(mix)
     score = loaded.evaluate(split, context=context, mix=load(other, "best") if other else None, share=share)
-    result: dict[str, Any] = {"run": str(run), "step": loaded.step, "split": split, **score}
+    corpus = loaded.config.data.corpus
+    result: dict[str, Any] = {"run": str(run), "step": loaded.step, "corpus": corpus, "split": split, **score}
     if context:
         result["context"] = context
     if other:
@@ -184,8 +185,10 @@ def evaluate(
     if json:
         print_json(result)
     else:
-        print(f"{run} step {loaded.step} {split}: {score['loss']:.4f} nats per token, {score['bpb']:.4f} bits per byte "
-              f"({score['tokens']:,} tokens, perplexity {score['perplexity']:.2f})")  # fmt: skip
+        text = corpus if isinstance(corpus, str) else " ".join(corpus)
+        counts = f"{score['tokens']:,} tokens, perplexity {score['perplexity']:.2f}"
+        print(f"{run} step {loaded.step}, {split} of {text}: {score['loss']:.4f} nats per token, "
+              f"{score['bpb']:.4f} bits per byte ({counts})")  # fmt: skip
 
 
 def _mixed_with(mix: str | None) -> tuple[str, float]:
