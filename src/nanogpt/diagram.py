@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
+from nanogpt.proportions import counted
+
 Facts = dict[str, Any]
 
 # -- text ---------------------------------------------------------------------------------------------------------
@@ -134,7 +136,11 @@ def svg(facts: Facts) -> str:
     canvas = Canvas()
     model = facts["model"]
     canvas.text(LEFT, 44, facts["preset"], "title")
-    sizes = [f"{facts['total_parameters']:,} parameters", _layers(model["n_layers"]), f"width {model['dim']:,}"]
+    sizes = [
+        f"{facts['total_parameters']:,} parameters",
+        counted(model["n_layers"], "layer"),
+        f"width {model['dim']:,}",
+    ]
     sizes += [f"context {model['context']:,}", f"vocabulary {model['vocab_size']:,}"]
     canvas.text(LEFT, 66, " · ".join(sizes), "small")
     canvas.right = LEFT + 7 * 80
@@ -177,10 +183,6 @@ def _column(canvas: Canvas, facts: Facts) -> None:
     canvas.bottom = max(canvas.bottom, y + 20)
 
 
-def _layers(n: int) -> str:
-    return f"{n} layer{'' if n == 1 else 's'}"
-
-
 def _arrow(canvas: Canvas, x: float, y: float, said: str) -> float:
     canvas.line(f"M{x:.0f} {y:.0f}v{GAP}")
     canvas.text(x + 10, y + GAP / 2 + 4, said, "small")
@@ -193,7 +195,7 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
     square, top = 20, y
     x: float = LEFT + 14
     y += 26
-    canvas.text(LEFT + 14, y, _layers(facts["model"]["n_layers"]), "name")
+    canvas.text(LEFT + 14, y, counted(facts["model"]["n_layers"], "layer"), "name")
     y += 10
     numbers = {kind["kind"]: n for n, kind in enumerate(facts["kinds"])}
     period = len(words[0]) * square
@@ -215,7 +217,7 @@ def _stack(canvas: Canvas, facts: Facts, y: float) -> float:
     for kind in facts["kinds"] if len(numbers) > 1 else []:
         color = COLORS[numbers[kind["kind"]] % len(COLORS)]
         canvas.add(f'<rect x="{LEFT + 14}" y="{y + 4:.0f}" width="12" height="12" rx="3" fill="{color}"/>')
-        canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {_layers(kind['layers'])}", "small name")
+        canvas.text(LEFT + 32, y + 15, f"{kind['kind']}: {counted(kind['layers'], 'layer')}", "small name")
         for key, value in kind["differs"].items():
             y += LINE
             said = f"{key} = {value}{' (off)' if value == '0' else ''}"  # of a window, a cap, a share
